@@ -1,0 +1,157 @@
+//! CPU memory: a pool of aligned buffers that keeps its pages, because fresh memory costs ten times what reused memory costs.
+
+use crate::{Error, Result};
+use std::alloc::Layout as AllocLayout;
+use std::collections::BTreeMap;
+use std::ptr::NonNull;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+const ALIGN: usize = 64;
+
+/// Bytes of host memory, from the pool or borrowed from a memory map.
+pub(crate) struct CpuBuffer {
+    ptr: NonNull<u8>,
+    len: usize,
+    capacity: usize,
+    map: Option<std::sync::Arc<memmap2::Mmap>>,
+}
+
+// SAFETY: the bytes are plain memory; the graph's executor orders the accesses.
+unsafe impl Send for CpuBuffer {}
+unsafe impl Sync for CpuBuffer {}
+
+static POOL: Mutex<BTreeMap<usize, Vec<usize>>> = Mutex::new(BTreeMap::new());
+static IN_USE: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+static POOLED: AtomicUsize = AtomicUsize::new(0);
+
+/// Bytes that live buffers hold now, the most that they ever held since [`reset_peak`], and bytes kept for reuse.
+pub(crate) fn usage() -> (usize, usize, usize) {
+    (IN_USE.load(Ordering::Relaxed), PEAK.load(Ordering::Relaxed), POOLED.load(Ordering::Relaxed))
+}
+
+/// Starts a new measurement of the peak.
+pub(crate) fn reset_peak() {
+    PEAK.store(IN_USE.load(Ordering::Relaxed), Ordering::Relaxed);
+}
+
+/// Gives the pooled pages back to the system.
+pub(crate) fn trim() {
+    let classes = std::mem::take(&mut *POOL.lock().unwrap_or_else(|e| e.into_inner()));
+    for (capacity, list) in classes {
+        for p in list {
+            POOLED.fetch_sub(capacity, Ordering::Relaxed);
+            // SAFETY: the pool owns it, allocated with this layout.
+            unsafe { std::alloc::dealloc(p as *mut u8, AllocLayout::from_size_align_unchecked(capacity, ALIGN)) };
+        }
+    }
+}
+
+/// The size class of a request: eight steps between powers of two, so at most an eighth is lost.
+pub(crate) fn size_class(bytes: usize) -> usize {
+    let bytes = bytes.max(64);
+    let step = (bytes.next_power_of_two() / 16).max(64);
+    bytes.div_ceil(step) * step
+}
+
+impl CpuBuffer {
+    /// Uninitialised memory (whatever an earlier tensor left there).
+    pub fn new(bytes: usize) -> Result<CpuBuffer> {
+        let capacity = size_class(bytes);
+        let pooled = {
+            let mut pool = POOL.lock().unwrap_or_else(|e| e.into_inner());
+            pool.get_mut(&capacity).and_then(Vec::pop)
+        };
+        let ptr = match pooled {
+            Some(p) => {
+                POOLED.fetch_sub(capacity, Ordering::Relaxed);
+                NonNull::new(p as *mut u8)
+            }
+            // SAFETY: the size is not zero. Zeroed, so that reading a buffer is defined from the first use on.
+            None => AllocLayout::from_size_align(capacity, ALIGN).ok().and_then(|l| NonNull::new(unsafe { std::alloc::alloc_zeroed(l) })),
+        };
+        let Some(ptr) = ptr else {
+            return Err(Error::OutOfMemory { device: "cpu".into(), bytes, message: "the allocator refused".into() });
+        };
+        let now = IN_USE.fetch_add(capacity, Ordering::Relaxed) + capacity;
+        PEAK.fetch_max(now, Ordering::Relaxed);
+        Ok(CpuBuffer { ptr, len: bytes, capacity, map: None })
+    }
+
+    /// A buffer with these bytes.
+    pub fn from_bytes(bytes: &[u8]) -> Result<CpuBuffer> {
+        let b = CpuBuffer::new(bytes.len())?;
+        // SAFETY: the buffer is ours and holds that many bytes.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), b.ptr.as_ptr(), bytes.len()) };
+        Ok(b)
+    }
+
+    /// A range of a memory-mapped file, without a copy. Such a buffer is never written.
+    pub fn from_map(map: std::sync::Arc<memmap2::Mmap>, range: std::ops::Range<usize>) -> CpuBuffer {
+        let bytes = &map[range];
+        CpuBuffer { ptr: NonNull::from(bytes).cast(), len: bytes.len(), capacity: 0, map: Some(map) }
+    }
+
+    /// Its size in bytes, as asked for.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether kernels may write it.
+    pub fn is_writable(&self) -> bool {
+        self.map.is_none()
+    }
+
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.ptr.as_ptr()
+    }
+
+    /// The buffer as elements.
+    ///
+    /// # Safety
+    /// Nothing may write it while the slice lives.
+    pub unsafe fn slice<T: bytemuck::Pod>(&self) -> &[T] {
+        unsafe { std::slice::from_raw_parts(self.ptr.as_ptr().cast(), self.len / size_of::<T>()) }
+    }
+
+    /// The buffer as elements to write.
+    ///
+    /// # Safety
+    /// Nothing else may read or write it while the slice lives.
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn slice_mut<T: bytemuck::Pod>(&self) -> &mut [T] {
+        debug_assert!(self.is_writable());
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr().cast(), self.len / size_of::<T>()) }
+    }
+}
+
+impl Drop for CpuBuffer {
+    fn drop(&mut self) {
+        if self.map.is_none() {
+            IN_USE.fetch_sub(self.capacity, Ordering::Relaxed);
+            POOLED.fetch_add(self.capacity, Ordering::Relaxed);
+            let mut pool = POOL.lock().unwrap_or_else(|e| e.into_inner());
+            pool.entry(self.capacity).or_default().push(self.ptr.as_ptr() as usize);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_come_back() {
+        let size = (3 << 20) + 12_345;
+        let p = CpuBuffer::new(size).unwrap().as_ptr();
+        let b = CpuBuffer::new(size - 1000).unwrap();
+        assert_eq!(b.as_ptr(), p);
+        assert!(size_class(size) < size + size / 8 + 64);
+    }
+
+    #[test]
+    fn absurd_sizes_are_errors() {
+        assert!(matches!(CpuBuffer::new(usize::MAX / 4), Err(Error::OutOfMemory { .. })));
+    }
+}

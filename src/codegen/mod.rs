@@ -1,0 +1,5 @@
+//! What runs, as data: fused programs, reductions, GPU dispatches. The planner writes them, the backends read them.
+
+pub(crate) mod dispatch;
+pub(crate) mod kernel;
+pub(crate) mod program;

@@ -1,0 +1,23 @@
+//! Fornax is a deep learning framework for every GPU that speaks Vulkan, Metal or DX12, and for the CPU.
+#![deny(missing_docs)]
+#![allow(dead_code)]
+extern crate self as fornax;
+
+mod autograd;
+mod backend;
+mod codegen;
+mod device;
+mod dtype;
+mod error;
+mod graph;
+mod layout;
+mod ops;
+mod shape;
+mod tensor;
+
+pub use device::Device;
+pub use dtype::{DType, Element, Scalar};
+pub use error::{Error, Result};
+pub use graph::Tensor;
+pub use shape::Shape;
+pub use tensor::{Axes, Operand, Options};

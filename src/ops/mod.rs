@@ -1,0 +1,3 @@
+//! The ops: one file per family, with shape rule, derivative, decomposition, CPU kernel and GPU steps.
+
+pub(crate) mod pointwise;
