@@ -30,9 +30,15 @@ pub(crate) struct Binding {
 pub(crate) enum Param {
     Word(u32),
     /// Scalar `index` of the op itself, as a word of this compute dtype, filled in at each replay.
-    Scalar { index: usize, dtype: crate::DType },
+    Scalar {
+        index: usize,
+        dtype: crate::DType,
+    },
     /// A scalar of another node of the flush (generated kernels).
-    Remote { scalar: super::kernel::ScalarRef, dtype: crate::DType },
+    Remote {
+        scalar: super::kernel::ScalarRef,
+        dtype: crate::DType,
+    },
 }
 
 impl From<u32> for Param {

@@ -3,3 +3,4 @@
 pub(crate) mod dispatch;
 pub(crate) mod kernel;
 pub(crate) mod program;
+pub(crate) mod wgsl;
