@@ -82,6 +82,9 @@ pub(crate) struct Dispatch {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum GpuStep {
     Dispatch(Dispatch),
+    /// The same, left out where the op runs in place (output 0 is input 0's memory): copies input 0 to output 0 for ops that then change a
+    /// part of it. The planner makes it a plain `Dispatch` or drops it; the backend never sees it.
+    UnlessInPlace(Dispatch),
     /// Sets every byte of a buffer to zero.
     Zero(Slot),
 }
