@@ -172,6 +172,11 @@ pub(crate) trait Op: Debug + Send + Sync {
         Reads::Contiguous
     }
 
+    /// The part that a slice takes: autograd puts the gradients of the slices of one tensor together in one buffer.
+    fn slice_spec(&self) -> Option<&crate::ops::view::SliceSpec> {
+        None
+    }
+
     /// Whether the kernel can finish with pointwise code over output 0. On the CPU that runs over the output after `cpu`.
     fn takes_epilogue(&self) -> bool {
         false

@@ -1,3 +1,5 @@
 //! The ops: one file per family, with shape rule, derivative, decomposition, CPU kernel and GPU steps.
 
+pub(crate) mod assemble;
 pub(crate) mod pointwise;
+pub(crate) mod view;

@@ -3,4 +3,5 @@
 mod ctx;
 pub(crate) mod memory;
 
-pub(crate) use ctx::CpuCtx;
+#[allow(unused_imports)]
+pub(crate) use ctx::{Arg, CpuCtx};
