@@ -2,6 +2,7 @@
 
 mod ctx;
 pub(crate) mod memory;
+pub(crate) mod simd;
 
 #[allow(unused_imports)]
 pub(crate) use ctx::{Arg, CpuCtx};
