@@ -1,7 +1,25 @@
-//! The GPU backend on wgpu.
+//! The GPU backend on wgpu: adapters, memory, pipelines, one submit a plan, reading.
 
-use crate::codegen::dispatch::{Caps, GpuStep, Param};
+mod adapter;
+mod convert;
+mod memory;
+mod pipeline;
+mod read;
+mod run;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use adapter::open;
+#[allow(unused_imports)]
+pub(crate) use convert::{from_gpu_bytes, to_gpu_bytes};
+pub(crate) use memory::GpuBuffer;
+#[allow(unused_imports)]
+pub(crate) use run::Compiled;
+
+use crate::codegen::dispatch::{Caps, GpuStep};
 use crate::{Error, Result};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 /// A step with its buffers: every slot is `Slot::Buffer` or `Slot::Fault`, every parameter `Word` or `Remote`.
 #[derive(Debug)]
@@ -11,47 +29,133 @@ pub(crate) struct Placed {
     pub offsets: Vec<u64>,
 }
 
-/// GPU memory; goes back to its device's pool when dropped.
-pub(crate) struct GpuBuffer {}
-
 /// An opened GPU.
-pub(crate) struct Gpu {}
+pub(crate) struct Gpu {
+    name: String,
+    number: usize,
+    caps: Caps,
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    /// Alignment in bytes of a uniform binding's dynamic offset.
+    uniform_alignment: u32,
+    max_uniform: u32,
+    /// Keep naga's checks of every index and loop (`FORNAX_SHADER_CHECKS=1`).
+    checks: bool,
+    pool: Arc<memory::Pool>,
+    pipelines: pipeline::Pipelines,
+    bind_groups: Mutex<run::BindGroups>,
+    staging: read::Staging,
+    fault: wgpu::Buffer,
+    /// Why the device was lost: final.
+    lost: Arc<OnceLock<String>>,
+    counters: Counters,
+}
 
-/// A plan's steps with their pipelines: ready to be encoded any number of times.
-pub(crate) struct Compiled {}
+/// What the device has done since it was opened.
+#[derive(Default)]
+struct Counters {
+    dispatches: AtomicU64,
+    submits: AtomicU64,
+    reads: AtomicU64,
+    bind_groups: AtomicU64,
+    /// Bytes uploaded since the last submit: their staging memory waits for one.
+    unsubmitted: AtomicU64,
+}
 
-/// GPU `n` (hardware first); opened once, kept for the process's life. A software adapter only where `software` allows it.
-pub(crate) fn open(_n: usize, _software: bool) -> Result<&'static Gpu> {
-    Err(Error::Device { op: "Device::gpu", message: "not there".into() })
+/// A snapshot of a device's counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct GpuStats {
+    /// Compute dispatches encoded.
+    pub dispatches: u64,
+    /// Command buffers submitted.
+    pub submits: u64,
+    /// Reads to the host.
+    pub reads: u64,
+    /// Pipelines built.
+    pub pipelines: u64,
+    /// Bind groups built.
+    pub bind_groups: u64,
+    /// Bytes that live buffers hold.
+    pub in_use: u64,
+    /// The most that they held since `reset_peak`.
+    pub peak: u64,
+    /// Bytes kept for reuse.
+    pub pooled: u64,
+    /// Bytes ever asked of the driver.
+    pub allocated: u64,
 }
 
 impl Gpu {
+    /// What the adapter offers.
     pub fn caps(&self) -> &Caps {
-        &Caps::PORTABLE
+        &self.caps
     }
 
-    /// Memory with any content.
-    pub fn alloc(&self, _bytes: usize) -> Result<GpuBuffer> {
-        Ok(GpuBuffer {})
+    /// The adapter's name.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
-    /// Memory with these bytes.
-    pub fn upload(&self, _bytes: &[u8]) -> Result<GpuBuffer> {
-        Ok(GpuBuffer {})
+    /// What was done since the device was opened.
+    pub fn stats(&self) -> GpuStats {
+        let c = &self.counters;
+        let get = |a: &AtomicU64| a.load(Ordering::Relaxed);
+        let (in_use, peak, pooled, allocated) = self.pool.usage();
+        GpuStats {
+            dispatches: get(&c.dispatches),
+            submits: get(&c.submits),
+            reads: get(&c.reads),
+            pipelines: self.pipelines.count() as u64,
+            bind_groups: get(&c.bind_groups),
+            in_use,
+            peak,
+            pooled,
+            allocated,
+        }
     }
 
-    /// Builds (or finds) the pipelines.
-    pub fn compile(&self, _steps: Vec<Placed>) -> Result<Compiled> {
-        Ok(Compiled {})
+    /// Starts a new measurement of the peak.
+    pub fn reset_peak(&self) {
+        self.pool.reset_peak();
     }
 
-    /// Encodes and submits: `buffers` are the plan's, by index; `word` gives the value of a `Param::Remote`.
-    pub fn run(&self, _plan: &Compiled, _buffers: &[&GpuBuffer], _word: &dyn Fn(&Param) -> u32) -> Result<()> {
-        Ok(())
+    /// Waits until everything submitted has run.
+    pub fn wait(&self) -> Result<()> {
+        let done = self.device.poll(wgpu::PollType::wait_indefinitely());
+        self.alive()?;
+        done.map(drop).map_err(|e| self.failed("wait", e.to_string()))
     }
 
-    /// The first `bytes` of a buffer. `Error::Index` where the fault word was set since the last read (which clears it).
-    pub fn read(&self, _buffer: &GpuBuffer, _bytes: usize) -> Result<Vec<u8>> {
-        Ok(Vec::new())
+    fn label(&self) -> String {
+        format!("gpu:{} ({})", self.number, self.name)
     }
+
+    /// `Error::DeviceLost` once the device is gone.
+    fn alive(&self) -> Result<()> {
+        match self.lost.get() {
+            None => Ok(()),
+            Some(message) => Err(Error::DeviceLost { device: self.label(), message: message.clone() }),
+        }
+    }
+
+    fn failed(&self, op: &str, message: String) -> Error {
+        Error::Kernel { op: op.into(), message }
+    }
+
+    /// Runs `f` and returns what wgpu found wrong with it, if anything.
+    fn scoped<T>(&self, f: impl FnOnce() -> T) -> (T, Option<wgpu::Error>) {
+        use wgpu::ErrorFilter::{Internal, OutOfMemory, Validation};
+        let scopes = [Internal, OutOfMemory, Validation].map(|filter| self.device.push_error_scope(filter));
+        let value = f();
+        let mut error = None;
+        for scope in scopes.into_iter().rev() {
+            let caught = pollster::block_on(scope.pop());
+            error = error.or(caught);
+        }
+        (value, error)
+    }
+}
+
+fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(|e| e.into_inner())
 }
