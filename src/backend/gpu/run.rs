@@ -85,6 +85,9 @@ impl Gpu {
             let step = match &placed.step {
                 GpuStep::Zero(Slot::Buffer(buffer)) => Step::Zero { buffer: *buffer },
                 GpuStep::Zero(slot) => return Err(self.failed("zero", format!("a plan's buffer is wanted, not {slot:?}"))),
+                GpuStep::UnlessInPlace(d) => {
+                    return Err(self.failed(d.label, "the plan decides whether this step runs: UnlessInPlace must be gone".into()));
+                }
                 GpuStep::Dispatch(d) => {
                     let pipeline = pipelines.next().ok_or_else(|| self.failed(d.label, "no pipeline".into()))?;
                     let mut bindings = SmallVec::new();
