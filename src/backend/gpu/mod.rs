@@ -15,6 +15,8 @@ pub(crate) use convert::{from_gpu_bytes, to_gpu_bytes};
 pub(crate) use memory::GpuBuffer;
 #[allow(unused_imports)]
 pub(crate) use run::Compiled;
+#[cfg(test)]
+pub(crate) use tests::test_gpu;
 
 use crate::codegen::dispatch::{Caps, GpuStep};
 use crate::{Error, Result};

@@ -1,0 +1,277 @@
+//! Generated shaders against plain loops: validated by naga for every capability profile, and run where there is a GPU.
+
+use super::dispatch::{Caps, Dispatch, GpuStep, Param};
+use super::kernel::{Fused, Operand, ScalarRef};
+use super::program::{Def, Instr, Program, Reg};
+use super::wgsl_fused::{fused, fused_pieces};
+use crate::layout::{Layout, row_major};
+use crate::{DType, Shape};
+use half::{bf16, f16};
+use smallvec::smallvec;
+
+pub(super) static ADD: Def = Def { name: "add", cpu: |_| None, wgsl: |_| Some("$0 + $1"), prelude: "" };
+pub(super) static LT: Def = Def { name: "lt", cpu: |_| None, wgsl: |_| Some("$0 < $1"), prelude: "" };
+static TWICE: Def = Def {
+    name: "twice",
+    cpu: |_| None,
+    wgsl: |_| Some("twice($0)"),
+    prelude: "const TWO: f32 = 2.0;\nfn twice(x: f32) -> f32 {\n    return x * TWO;\n}\n",
+};
+
+pub(super) const GPU_DTYPES: [DType; 7] = [DType::F32, DType::I32, DType::U32, DType::U8, DType::F16, DType::BF16, DType::Bool];
+
+/// Parses and validates a shader.
+pub(super) fn validate(d: &Dispatch) {
+    let module = naga::front::wgsl::parse_str(&d.source).unwrap_or_else(|e| panic!("{}\n{}", e.emit_to_string(&d.source), d.source));
+    let mut validator =
+        naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32);
+    validator.validate(&module).unwrap_or_else(|e| panic!("{}\n{}", e.emit_to_string(&d.source), d.source));
+    assert!(d.bindings.len() <= 8, "{}", d.source);
+}
+
+/// The value that memory of a dtype keeps of `v`.
+pub(super) fn kept(dtype: DType, v: f64) -> f64 {
+    match dtype {
+        DType::F32 | DType::F64 => v as f32 as f64,
+        DType::F16 => f16::from_f64(v as f32 as f64).to_f64(),
+        DType::BF16 => bf16::from_f32(v as f32).to_f64(),
+        DType::I32 => v as i32 as f64,
+        DType::U32 => v as u32 as f64,
+        DType::U8 => v as u8 as f64,
+        DType::I64 => v as i64 as f64,
+        DType::Bool => (v != 0.0) as u8 as f64,
+    }
+}
+
+pub(super) fn to_bytes(dtype: DType, values: &[f64]) -> Vec<u8> {
+    let one = |&v: &f64| -> Vec<u8> {
+        match dtype {
+            DType::F32 => (v as f32).to_le_bytes().to_vec(),
+            DType::F16 => f16::from_f64(v).to_le_bytes().to_vec(),
+            DType::BF16 => bf16::from_f64(v).to_le_bytes().to_vec(),
+            DType::I32 => (v as i32).to_le_bytes().to_vec(),
+            DType::U32 => (v as u32).to_le_bytes().to_vec(),
+            DType::U8 => vec![v as u8],
+            _ => ((v != 0.0) as u32).to_le_bytes().to_vec(),
+        }
+    };
+    values.iter().flat_map(one).collect()
+}
+
+pub(super) fn from_bytes(dtype: DType, bytes: &[u8]) -> Vec<f64> {
+    let word = |w: &[u8]| [w[0], w[1], w[2], w[3]];
+    bytes
+        .chunks_exact(dtype.gpu_size())
+        .map(|w| match dtype {
+            DType::F32 => f32::from_le_bytes(word(w)) as f64,
+            DType::F16 => f16::from_le_bytes([w[0], w[1]]).to_f64(),
+            DType::BF16 => bf16::from_le_bytes([w[0], w[1]]).to_f64(),
+            DType::I32 => i32::from_le_bytes(word(w)) as f64,
+            DType::U8 => w[0] as f64,
+            _ => u32::from_le_bytes(word(w)) as f64,
+        })
+        .collect()
+}
+
+/// A small generator, so that tests need no seed from outside.
+pub(super) struct Lcg(pub u64);
+
+impl Lcg {
+    pub fn next(&mut self, below: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 33) as usize % below
+    }
+}
+
+/// Values that every dtype's rules have something to say about.
+pub(super) fn sample(dtype: DType, n: usize, rng: &mut Lcg) -> Vec<f64> {
+    const HARD: [f64; 14] =
+        [0.0, -0.0, 1.5, -1.5, 0.1, 70000.0, -70000.0, 1e-6, 6e-8, 3e9, f64::INFINITY, f64::NEG_INFINITY, f64::NAN, 2049.0];
+    (0..n)
+        .map(|_| {
+            let v = if rng.next(3) == 0 { HARD[rng.next(HARD.len())] } else { rng.next(2000) as f64 / 8.0 - 100.0 };
+            kept(dtype, v)
+        })
+        .collect()
+}
+
+/// A view of a shape: contiguous, shifted, transposed, flipped, broadcast.
+pub(super) fn view(shape: &Shape, kind: usize) -> Layout {
+    let rank = shape.rank();
+    match kind {
+        0 => Layout::contiguous(shape.clone()),
+        1 | 2 => Layout { offset: if kind == 1 { 8 } else { 3 }, ..Layout::contiguous(shape.clone()) },
+        3 => {
+            let order: Vec<usize> = (0..rank).rev().collect();
+            let turned: Shape = order.iter().map(|&a| shape[a]).collect();
+            Layout::contiguous(turned).permute(&order)
+        }
+        4 if rank > 0 && shape.numel() > 0 => Layout::contiguous(shape.clone()).slice(rank - 1, shape[rank - 1] - 1, -1, shape[rank - 1]),
+        5 | 6 if rank > 0 => {
+            let mut small = shape.clone();
+            small[if kind == 5 { 0 } else { rank - 1 }] = 1;
+            Layout::contiguous(small).expand(shape)
+        }
+        7 => Layout { shape: shape.clone(), strides: smallvec![0; rank], offset: 2 },
+        8 if rank > 0 => {
+            let mut wide = shape.clone();
+            wide[rank - 1] += 4;
+            Layout { shape: shape.clone(), strides: row_major(&wide), offset: 4 }
+        }
+        _ => Layout::contiguous(shape.clone()),
+    }
+}
+
+pub(super) const VIEWS: usize = 9;
+
+/// `cast(cast(a, f32) + s·… , out)`, and a comparison, over two operands.
+pub(super) fn program(a: DType, b: DType, out: DType) -> Program {
+    let mut p = Program { scalars: vec![DType::F32], ..Program::default() };
+    let load = |p: &mut Program, k: u16, d: DType| -> Reg {
+        let r = p.push(Instr::Load(k));
+        if d == DType::F32 { r } else { p.push(Instr::Cast { arg: r, from: d, to: DType::F32 }) }
+    };
+    let (x, y) = (load(&mut p, 0, a), load(&mut p, 1, b));
+    let s = p.push(Instr::Scalar(0));
+    let sum = p.push(Instr::Apply { def: &ADD, args: smallvec![x, s], dtype: DType::F32, out: DType::F32 });
+    let less = p.push(Instr::Apply { def: &LT, args: smallvec![x, y], dtype: DType::F32, out: DType::Bool });
+    let twice = p.push(Instr::Apply { def: &TWICE, args: smallvec![sum], dtype: DType::F32, out: DType::F32 });
+    let twice_again = p.push(Instr::Apply { def: &TWICE, args: smallvec![twice], dtype: DType::F32, out: DType::F32 });
+    let cast = p.push(Instr::Cast { arg: twice_again, from: DType::F32, to: out });
+    p.stores = vec![(cast, out), (less, DType::Bool)];
+    p
+}
+
+fn expected(a: f64, b: f64, out: DType) -> (f64, f64) {
+    let v = (a as f32 + 0.25) * 2.0 * 2.0;
+    (kept(out, v as f64), ((a as f32) < (b as f32)) as u8 as f64)
+}
+
+fn operand(buffer: usize, dtype: DType, l: &Layout) -> Operand {
+    Operand { buffer: Some(buffer), dtype, strides: l.strides.clone(), offset: l.offset }
+}
+
+fn kernel(shape: &Shape, a: (DType, &Layout), b: (DType, &Layout), out: DType) -> Fused {
+    Fused {
+        shape: shape.clone(),
+        program: program(a.0, b.0, out),
+        operands: vec![operand(0, a.0, a.1), operand(1, b.0, b.1)],
+        scalars: vec![ScalarRef { entry: 0, index: 0 }],
+        outputs: vec![2, 3],
+    }
+}
+
+pub(super) fn shapes() -> Vec<Shape> {
+    [vec![], vec![1], vec![5], vec![1024], vec![3, 7], vec![4, 8], vec![2, 3, 5, 4], vec![2, 1, 1029], vec![3, 5, 6]]
+        .map(Shape::from)
+        .to_vec()
+}
+
+#[test]
+fn fused_text_is_valid() {
+    let mut texts = std::collections::HashSet::new();
+    for shape in shapes() {
+        for v in 0..VIEWS * VIEWS {
+            let (a, b) = (GPU_DTYPES[v % 7], GPU_DTYPES[(v / 2) % 7]);
+            let k = kernel(&shape, (a, &view(&shape, v % VIEWS)), (b, &view(&shape, v / VIEWS)), GPU_DTYPES[(v / 3) % 7]);
+            let d = fused(&k, &Caps::PORTABLE).unwrap();
+            if texts.insert(d.source.clone()) {
+                validate(&d);
+            }
+        }
+    }
+    // A new shape of the same kind has the same text.
+    let text = |n: usize| {
+        let shape = Shape::from([n, 12]);
+        fused(&kernel(&shape, (DType::F32, &view(&shape, 0)), (DType::F16, &view(&shape, 5)), DType::F32), &Caps::PORTABLE).unwrap().source
+    };
+    assert_eq!(text(3), text(7));
+}
+
+pub(super) fn same(a: f64, b: f64) -> bool {
+    a == b || (a.is_nan() && b.is_nan())
+}
+
+#[cfg(feature = "wgpu")]
+pub(super) mod on_gpu {
+    use super::*;
+    use crate::backend::gpu::{Gpu, GpuBuffer, Placed, test_gpu};
+
+    pub fn run(gpu: &Gpu, steps: Vec<(GpuStep, Vec<u64>)>, buffers: &[&GpuBuffer]) {
+        let placed = steps.into_iter().map(|(step, offsets)| Placed { step, offsets }).collect();
+        let plan = gpu.compile(placed).unwrap();
+        gpu.run(&plan, buffers, &|p| match p {
+            Param::Remote { dtype, .. } => crate::Scalar::Float(0.25).word(*dtype),
+            _ => 0,
+        })
+        .unwrap();
+    }
+
+    fn check(gpu: &Gpu, caps: &Caps, shape: &Shape, a: (DType, usize), b: (DType, usize), out: DType, in_place: bool) {
+        let mut rng = Lcg(shape.numel() as u64 + a.1 as u64 * 7 + b.1 as u64);
+        let (la, lb) = (view(shape, a.1), view(shape, b.1));
+        let (va, vb) = (sample(a.0, la.end().max(1), &mut rng), sample(b.0, lb.end().max(1), &mut rng));
+        let mut k = kernel(shape, (a.0, &la), (b.0, &lb), out);
+        if in_place {
+            k.outputs[0] = 0;
+        }
+        let n = shape.numel();
+        let buffers = [
+            gpu.upload(&to_bytes(a.0, &va)).unwrap(),
+            gpu.upload(&to_bytes(b.0, &vb)).unwrap(),
+            gpu.alloc(n * out.gpu_size()).unwrap(),
+            gpu.alloc(n * 4).unwrap(),
+        ];
+        let steps = fused_pieces(&k, caps).unwrap().into_iter().map(|(d, o)| (GpuStep::Dispatch(d), o)).collect();
+        run(gpu, steps, &buffers.each_ref());
+        let y = from_bytes(out, &gpu.read(&buffers[k.outputs[0]], n * out.gpu_size()).unwrap());
+        let less = from_bytes(DType::Bool, &gpu.read(&buffers[3], n * 4).unwrap());
+        for (i, (pa, pb)) in la.positions().zip(lb.positions()).enumerate() {
+            let want = expected(va[pa], vb[pb], out);
+            assert!(
+                same(y[i], want.0) && less[i] == want.1,
+                "{shape} {a:?} {b:?} {out}: element {i} of {} is {:?}, not {want:?}\n{}",
+                va[pa],
+                (y[i], less[i]),
+                fused(&k, &gpu.caps()).unwrap().source
+            );
+        }
+    }
+
+    #[test]
+    fn fused_kernels_agree_with_loops() {
+        let Some(gpu) = test_gpu() else { return };
+        let mut count = 0;
+        for (s, shape) in shapes().iter().enumerate() {
+            for v in 0..VIEWS {
+                let (a, b) = (GPU_DTYPES[(v + s) % 7], GPU_DTYPES[(v + 2 * s + 1) % 7]);
+                let out = GPU_DTYPES[(v * 3 + s) % 7];
+                check(gpu, gpu.caps(), shape, (a, v), (b, (v * 2 + s) % VIEWS), out, false);
+                count += 1;
+            }
+        }
+        for d in GPU_DTYPES {
+            for e in GPU_DTYPES {
+                check(gpu, gpu.caps(), &Shape::from([1027]), (d, 0), (d, 2), e, false);
+                count += 1;
+            }
+            check(gpu, gpu.caps(), &Shape::from([1027]), (d, 0), (d, 2), d, true);
+        }
+        check(gpu, gpu.caps(), &Shape::from([70_000, 1024]), (DType::U8, 0), (DType::U8, 7), DType::U8, false);
+        check(gpu, gpu.caps(), &Shape::from([0, 3]), (DType::F32, 0), (DType::F32, 0), DType::F32, false);
+        assert_eq!(count, 130);
+    }
+
+    #[test]
+    fn buffers_past_the_largest_binding_are_split() {
+        let Some(gpu) = test_gpu() else { return };
+        let caps = Caps { max_binding: 64 << 10, ..*gpu.caps() };
+        for (v, w) in [(0, 0), (0, 2), (1, 5), (2, 6), (4, 8), (8, 7)] {
+            check(gpu, &caps, &Shape::from([300, 404]), (DType::F32, v), (DType::F16, w), DType::F32, false);
+            check(gpu, &caps, &Shape::from([300, 403]), (DType::F16, v), (DType::F32, w), DType::BF16, false);
+        }
+        let shape = Shape::from([300, 404]);
+        let transposed = view(&shape, 3);
+        assert!(fused_pieces(&kernel(&shape, (DType::F32, &transposed), (DType::F32, &transposed), DType::F32), &caps).is_err());
+    }
+}
