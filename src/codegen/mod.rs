@@ -4,6 +4,7 @@ pub(crate) mod dispatch;
 pub(crate) mod kernel;
 pub(crate) mod program;
 pub(crate) mod wgsl;
+pub(crate) mod wgsl_epilogue;
 pub(crate) mod wgsl_fused;
 mod wgsl_program;
 #[cfg(test)]

@@ -138,7 +138,7 @@ fn piece(k: &Fused, shape: &Shape, operands: &[Operand], range: Range<usize>, ba
     }
     let strided = accesses.iter().any(|a| a.walk == Walk::Strided);
     let sizes: Vec<String> = if strided { (1..rank).map(|d| b.field(format!("d{d}"), "u32", shape[d])).collect() } else { Vec::new() };
-    b.scalars(&k.program, &k.scalars)?;
+    b.add_scalars(&k.program, &k.scalars)?;
     let mut main = String::new();
     if strided {
         let coords = coordinates(&mut main, &format!("at + {start}"), &sizes, !quads);
@@ -237,7 +237,9 @@ fn load_quad(b: &Builder, out: &mut String, a: &Access, coords: &[String], end: 
         }
         Walk::Scalar => {
             let _ = writeln!(out, "    let e{k} = {};\n    let x{k}_0 = {};", a.offset(), b.element(a, &format!("e{k}")));
-            (1..4).for_each(|j| drop(writeln!(out, "    let x{k}_{j} = x{k}_0;")));
+            for j in 1..4 {
+                let _ = writeln!(out, "    let x{k}_{j} = x{k}_0;");
+            }
         }
         Walk::Strided => load_inner(b, out, a, &a.position(coords)),
     }
@@ -251,7 +253,9 @@ pub(super) fn load_inner(b: &Builder, out: &mut String, a: &Access, position: &s
         _ if a.vector => b.vector(out, a, &format!("e{k}")),
         None => {
             let _ = writeln!(out, "    let x{k}_0 = {};", b.element(a, &format!("e{k}")));
-            (1..4).for_each(|j| drop(writeln!(out, "    let x{k}_{j} = x{k}_0;")));
+            for j in 1..4 {
+                let _ = writeln!(out, "    let x{k}_{j} = x{k}_0;");
+            }
         }
         Some(stride) => {
             for j in 0..4 {

@@ -59,12 +59,16 @@ pub(super) struct Builder {
     /// Stands in front of every name, so that hand-written kernels can include generated code.
     pub prefix: &'static str,
     pub first_binding: usize,
+    /// The operand, if any, whose value the caller of `fx_program` has at hand.
+    pub given: Option<usize>,
+    /// Every load is of one element.
+    pub elements_only: bool,
     pub fields: String,
     pub params: Vec<Param>,
     pub bindings: Vec<Binding>,
     /// Words in the array element of each binding: 1, 2 or 4.
-    widths: Vec<u8>,
-    scalars: Vec<String>,
+    pub widths: Vec<u8>,
+    pub scalars: Vec<String>,
 }
 
 /// Words in four elements: what one vector load takes.
@@ -142,7 +146,7 @@ impl Builder {
                 Instr::Index(n) if *n as usize == k => Some(false),
                 _ => None,
             });
-            let Some(load) = used else { continue };
+            let Some(load) = used.filter(|_| self.given != Some(k)) else { continue };
             let moves = |d: usize| shape[d] != 1 && o.strides[d] != 0;
             let walk = if !(0..shape.len()).any(moves) {
                 Walk::Scalar
@@ -170,6 +174,7 @@ impl Builder {
             }
             let last = shape.len() - 1;
             let aligned = origin % 4 == 0
+                && !self.elements_only
                 && match walk {
                     Walk::Linear => true,
                     Walk::Scalar => false,
@@ -185,7 +190,7 @@ impl Builder {
     }
 
     /// Adds the program's scalars to the parameters.
-    pub fn scalars(&mut self, program: &Program, refs: &[ScalarRef]) -> Result<()> {
+    pub fn add_scalars(&mut self, program: &Program, refs: &[ScalarRef]) -> Result<()> {
         for (i, (&dtype, &scalar)) in program.scalars.iter().zip(refs).enumerate() {
             let ty = type_of(dtype)?;
             let field = self.field(format!("v{i}"), if ty == "bool" { "u32" } else { ty }, Param::Remote { scalar, dtype });
