@@ -2,8 +2,10 @@
 
 mod convert;
 mod ctx;
+mod fold;
 mod fused;
 pub(crate) mod memory;
+mod reduce;
 pub(crate) mod simd;
 mod tile;
 
