@@ -2,6 +2,7 @@
 
 pub(crate) mod dispatch;
 pub(crate) mod kernel;
+pub(crate) mod math;
 pub(crate) mod program;
 pub(crate) mod wgsl;
 pub(crate) mod wgsl_epilogue;
