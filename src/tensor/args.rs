@@ -65,6 +65,11 @@ impl From<&Tensor> for Operand {
         Operand::Tensor(t.clone())
     }
 }
+impl From<&Operand> for Operand {
+    fn from(o: &Operand) -> Self {
+        o.clone()
+    }
+}
 macro_rules! numbers {
     ($($t:ty),*) => { $(impl From<$t> for Operand { fn from(v: $t) -> Self { Operand::Scalar(v.into()) } })* };
 }

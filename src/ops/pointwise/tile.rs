@@ -1,5 +1,7 @@
 //! The CPU bodies of the pointwise ops: scalar functions over all dtypes, and the loops over tiles, compiled for each instruction set.
 
+#[cfg(target_arch = "x86_64")]
+use crate::backend::cpu::simd;
 use crate::codegen::math;
 use crate::codegen::program::TileFn;
 
@@ -19,23 +21,18 @@ pub(crate) trait Tile {
 pub(crate) fn versions<T: Tile>() -> TileFn {
     #[cfg(target_arch = "x86_64")]
     {
-        #[target_feature(enable = "avx2")]
-        unsafe fn avx2<T: Tile>(n: usize, args: &[*const u8], out: *mut u8) {
+        #[target_feature(enable = "avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt")]
+        unsafe fn v3<T: Tile>(n: usize, args: &[*const u8], out: *mut u8) {
             unsafe { T::run(n, args, out) }
         }
-        #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq")]
-        unsafe fn avx512<T: Tile>(n: usize, args: &[*const u8], out: *mut u8) {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512cd,avx2,fma,f16c,bmi1,bmi2,lzcnt,popcnt")]
+        unsafe fn v4<T: Tile>(n: usize, args: &[*const u8], out: *mut u8) {
             unsafe { T::run(n, args, out) }
         }
-        if is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512dq")
-        {
-            return avx512::<T>;
-        }
-        if is_x86_feature_detected!("avx2") {
-            return avx2::<T>;
+        match simd::level() {
+            simd::Level::Avx512 => return v4::<T>,
+            simd::Level::Avx2 => return v3::<T>,
+            simd::Level::Baseline => {}
         }
     }
     T::run
@@ -139,6 +136,8 @@ pub(crate) trait Num: Copy + PartialEq + PartialOrd {
     fn neg(self) -> Self;
     fn abs(self) -> Self;
     fn sign(self) -> Self;
+    /// max(x, 0), NaN for NaN.
+    fn relu(self) -> Self;
     fn maximum(self, o: Self) -> Self;
     fn minimum(self, o: Self) -> Self;
     /// The remainder with the sign of the dividend.
@@ -178,6 +177,10 @@ macro_rules! float_num {
                 let s = if self < 0.0 { -1.0 } else { 0.0 };
                 let s = if self > 0.0 { 1.0 } else { s };
                 if self.is_nan() { self } else { s }
+            }
+            #[inline(always)]
+            fn relu(self) -> Self {
+                if self < 0.0 { 0.0 } else { self }
             }
             #[inline(always)]
             fn maximum(self, o: Self) -> Self {
@@ -246,6 +249,10 @@ macro_rules! int_num {
             #[inline(always)]
             fn sign(self) -> Self {
                 $sign(self)
+            }
+            #[inline(always)]
+            fn relu(self) -> Self {
+                self.max(0)
             }
             #[inline(always)]
             fn maximum(self, o: Self) -> Self {

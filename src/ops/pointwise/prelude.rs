@@ -1,0 +1,430 @@
+//! WGSL functions that the table's expressions call. A row has one prelude, printed once a shader; the names of its helpers begin with the
+//! op's name, so that the preludes of one shader never define a name twice. NaN is told by its bits, for naga folds `x != x` to false.
+
+/// eˣ − 1 by the series of the CPU's version.
+macro_rules! expm1 {
+    ($name:literal) => {
+        concat!(
+            "fn ",
+            $name,
+            "(x: f32) -> f32 {
+    let b = clamp(x, -18.0, 88.8);
+    let k = round(b * 1.44269504);
+    let r = (b - k * 0.69314575) - k * 1.4286068e-6;
+    let p = 0.5 + r * (0.16666667 + r * (0.041666668 + r * (0.008333334 + r * (0.0013888889 + r * 1.984127e-4))));
+    let q = r + r * r * p;
+    let t = bitcast<f32>(u32(i32(k) + 126) << 23u);
+    let y = select(2.0 * (t * q + (t - 0.5)), x, x == 0.0);
+    let inf = select(y, bitcast<f32>(0x7f800000u + (bitcast<u32>(x) & 0u)), x > 88.8);
+    return select(inf, x, (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u);
+}
+"
+        )
+    };
+}
+
+/// ln(1 + x): a series in x / (2 + x) near 0, elsewhere the logarithm with the rounding of 1 + x made good.
+macro_rules! log1p {
+    ($name:literal) => {
+        concat!(
+            "fn ",
+            $name,
+            "(x: f32) -> f32 {
+    let s = x / (2.0 + x);
+    let z = s * s;
+    let near = 2.0 * s + 2.0 * s * z * (0.33333334 + z * (0.2 + z * (0.14285715 + z * (0.11111111 + z * 0.09090909))));
+    let u = 1.0 + x;
+    let far = log(u) + select((x - (u - 1.0)) / u, 0.0, u == 0.0 || abs(x) > 1e30);
+    let y = select(far, near, x > -0.25 && x < 0.4);
+    return select(y, x, x == 0.0);
+}
+"
+        )
+    };
+}
+
+/// tanh by way of expm1, which the caller's prelude defines under `$expm1`.
+macro_rules! tanh {
+    ($name:literal, $expm1:literal) => {
+        concat!(
+            "fn ",
+            $name,
+            "(x: f32) -> f32 {
+    let e = ",
+            $expm1,
+            "(2.0 * min(abs(x), 10.0));
+    let y = e / (e + 2.0);
+    let s = select(y, -y, x < 0.0);
+    return select(s, x, x == 0.0 || (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u);
+}
+"
+        )
+    };
+}
+
+/// The error function: the CPU's polynomials.
+macro_rules! erf {
+    ($name:literal) => {
+        concat!(
+            "fn ",
+            $name,
+            "(x: f32) -> f32 {
+    let a = abs(x);
+    let z = a * a;
+    let p = 0.128379166 + z * (-0.37612627 + z * (0.112835947 + z * (-0.026854212 + z * (0.0051890874 + z * (-8.0168643e-4 + z * 7.875875e-5)))));
+    let u = min(a, 4.0) - 2.5;
+    let q = -7.8068153 + u * (-5.3526807 + u * (-0.9438937 + u * (-0.010858542 + u * (0.0021653035 + u * (-4.2012252e-4
+        + u * (7.7291376e-5 + u * (-1.3315014e-5 + u * 1.6371514e-6)))))));
+    let y = select(1.0 - exp(q), a + a * p, a < 1.0);
+    let s = select(y, -y, x < 0.0);
+    return select(s, x, x == 0.0 || (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u);
+}
+"
+        )
+    };
+}
+
+/// x − n·π/2 as a vec2 (remainder, n): π/2 in four parts whose products with n are exact to about 10⁴; beyond, the error grows as x does.
+macro_rules! reduce {
+    ($name:literal) => {
+        concat!(
+            "fn ",
+            $name,
+            "_reduce(x: f32) -> vec2<f32> {
+    let n = round(x * 0.63661975);
+    let r = ((x - n * 1.5703125) - n * 4.8375129699707e-4) - n * 7.5495336204767e-8 - n * 2.5633441e-12;
+    return vec2<f32>(r, n);
+}
+fn ",
+            $name,
+            "_s(r: f32) -> f32 {
+    let z = r * r;
+    return r + r * z * (-0.16666667 + z * (0.008333334 + z * (-1.984127e-4 + z * 2.7557319e-6)));
+}
+fn ",
+            $name,
+            "_c(r: f32) -> f32 {
+    let z = r * r;
+    return 1.0 - (0.5 * z - z * z * (0.041666668 + z * (-0.0013888889 + z * (2.4801587e-5 - z * 2.7557319e-7))));
+}
+"
+        )
+    };
+}
+
+/// atan for x ≥ 0: arguments above 0.66 are turned by π/4 or π/2.
+macro_rules! atan_positive {
+    ($name:literal) => {
+        concat!(
+            "fn ",
+            $name,
+            "_positive(a: f32) -> f32 {
+    let big = a > 2.4142135;
+    let mid = a > 0.41421357;
+    let t = select(select(a, (a - 1.0) / (a + 1.0), mid), -1.0 / a, big);
+    let base = select(select(0.0, 0.78539816, mid), 1.5707963, big);
+    let z = t * t;
+    let p = t + t * z * (-0.33333334 + z * (0.2 + z * (-0.14285715 + z * (0.11111111 + z * (-0.09090909 + z * (0.07692308 - z * 0.055))))));
+    return base + p;
+}
+"
+        )
+    };
+}
+
+pub(crate) const EXPM1: &str = expm1!("fx_expm1");
+pub(crate) const LOG1P: &str = log1p!("fx_log1p");
+pub(crate) const TANH: &str = concat!(expm1!("fx_tanh_expm1"), tanh!("fx_tanh", "fx_tanh_expm1"));
+pub(crate) const ERF: &str = erf!("fx_erf");
+
+pub(crate) const SIN: &str = concat!(
+    reduce!("fx_sin"),
+    "fn fx_sin(x: f32) -> f32 {
+    let p = fx_sin_reduce(x);
+    let n = i32(p.y);
+    let y = select(fx_sin_c(p.x), fx_sin_s(p.x), (n & 1) == 0);
+    return select(select(-y, y, (n & 2) == 0), x, x == 0.0);
+}
+"
+);
+pub(crate) const COS: &str = concat!(
+    reduce!("fx_cos"),
+    "fn fx_cos(x: f32) -> f32 {
+    let p = fx_cos_reduce(x);
+    let n = i32(p.y);
+    let y = select(fx_cos_s(p.x), fx_cos_c(p.x), (n & 1) == 0);
+    return select(-y, y, ((n + 1) & 2) == 0);
+}
+"
+);
+pub(crate) const TAN: &str = concat!(
+    reduce!("fx_tan"),
+    "fn fx_tan(x: f32) -> f32 {
+    let p = fx_tan_reduce(x);
+    let s = fx_tan_s(p.x);
+    let c = fx_tan_c(p.x);
+    return select(select(-c / s, s / c, (i32(p.y) & 1) == 0), x, x == 0.0);
+}
+"
+);
+pub(crate) const ATAN: &str = concat!(
+    atan_positive!("fx_atan"),
+    "fn fx_atan(x: f32) -> f32 {
+    let y = fx_atan_positive(abs(x));
+    return select(select(y, -y, x < 0.0), x, x == 0.0);
+}
+"
+);
+pub(crate) const ASIN: &str = concat!(
+    atan_positive!("fx_asin"),
+    "fn fx_asin(x: f32) -> f32 {
+    let a = abs(x);
+    let c = sqrt((1.0 - a) * (1.0 + a));
+    let y = select(fx_asin_positive(a / c), 1.5707963, c == 0.0);
+    return select(select(y, -y, x < 0.0), x, x == 0.0);
+}
+"
+);
+pub(crate) const ACOS: &str = concat!(
+    atan_positive!("fx_acos"),
+    "fn fx_acos(x: f32) -> f32 {
+    let y = 2.0 * fx_acos_positive(sqrt((1.0 - x) / (1.0 + x)));
+    return select(y, 3.1415927, x == -1.0);
+}
+"
+);
+pub(crate) const ATAN2: &str = concat!(
+    atan_positive!("fx_atan2"),
+    "fn fx_atan2(y: f32, x: f32) -> f32 {
+    let a = abs(y);
+    let b = abs(x);
+    let big = 3.0e38;
+    let inf = a > big && b > big;
+    let q = select(select(a / b, 0.0, a == 0.0), 1.0, inf);
+    let t = select(fx_atan2_positive(q), 1.5707963, b == 0.0 && a > 0.0);
+    let u = select(t, 3.1415927 - t, (bitcast<u32>(x) >> 31u) == 1u);
+    let v = select(u, -u, (bitcast<u32>(y) >> 31u) == 1u);
+    let nan = (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u || (bitcast<u32>(y) & 0x7fffffffu) > 0x7f800000u;
+    return select(v, x + y, nan);
+}
+"
+);
+pub(crate) const SINH: &str = concat!(
+    expm1!("fx_sinh_expm1"),
+    "fn fx_sinh(x: f32) -> f32 {
+    let a = abs(x);
+    let u = fx_sinh_expm1(a);
+    let h = exp(0.5 * a);
+    let y = select(0.5 * (u + u / (u + 1.0)), (0.5 * h) * h, a > 88.0);
+    return select(select(y, -y, x < 0.0), x, x == 0.0);
+}
+"
+);
+pub(crate) const COSH: &str = "fn fx_cosh(x: f32) -> f32 {
+    let h = exp(0.5 * abs(x));
+    return (0.5 * h) * h + 0.5 / h / h;
+}
+";
+pub(crate) const ASINH: &str = concat!(
+    log1p!("fx_asinh_log1p"),
+    "fn fx_asinh(x: f32) -> f32 {
+    let a = abs(x);
+    let b = min(a, 1e18);
+    let near = fx_asinh_log1p(b + b * b / (1.0 + sqrt(b * b + 1.0)));
+    let y = select(near, log(a) + 0.6931472, a > 1e18);
+    return select(select(y, -y, x < 0.0), x, x == 0.0 || (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u);
+}
+"
+);
+pub(crate) const ACOSH: &str = concat!(
+    log1p!("fx_acosh_log1p"),
+    "fn fx_acosh(x: f32) -> f32 {
+    let t = min(x, 1e18) - 1.0;
+    let near = fx_acosh_log1p(t + sqrt(t * (t + 2.0)));
+    return select(select(near, log(x) + 0.6931472, x > 1e18), x, (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u);
+}
+"
+);
+pub(crate) const ATANH: &str = concat!(
+    log1p!("fx_atanh_log1p"),
+    "fn fx_atanh(x: f32) -> f32 {
+    let a = abs(x);
+    let y = 0.5 * fx_atanh_log1p(2.0 * a / (1.0 - a));
+    return select(select(y, -y, x < 0.0), x, x == 0.0);
+}
+"
+);
+pub(crate) const SIGMOID: &str = "fn fx_sigmoid(x: f32) -> f32 {
+    let e = exp(-abs(x));
+    return select(1.0, e, x < 0.0) / (1.0 + e);
+}
+";
+pub(crate) const SILU: &str = "fn fx_silu(x: f32) -> f32 {
+    let e = exp(-abs(x));
+    return x * (select(1.0, e, x < 0.0) / (1.0 + e));
+}
+";
+pub(crate) const SOFTPLUS: &str = concat!(
+    log1p!("fx_softplus_log1p"),
+    "fn fx_softplus(x: f32) -> f32 {
+    return select(0.0, x, x > 0.0) + fx_softplus_log1p(exp(-abs(x)));
+}
+"
+);
+pub(crate) const MISH: &str = concat!(
+    log1p!("fx_mish_log1p"),
+    expm1!("fx_mish_expm1"),
+    tanh!("fx_mish_tanh", "fx_mish_expm1"),
+    "fn fx_mish(x: f32) -> f32 {
+    return x * fx_mish_tanh(select(0.0, x, x > 0.0) + fx_mish_log1p(exp(-abs(x))));
+}
+"
+);
+pub(crate) const GELU: &str = concat!(
+    erf!("fx_gelu_erf"),
+    "fn fx_gelu(x: f32) -> f32 {
+    return 0.5 * x * (1.0 + fx_gelu_erf(x * 0.70710678));
+}
+"
+);
+pub(crate) const GELU_TANH: &str = concat!(
+    expm1!("fx_gelu_tanh_expm1"),
+    tanh!("fx_gelu_tanh_tanh", "fx_gelu_tanh_expm1"),
+    "fn fx_gelu_tanh(x: f32) -> f32 {
+    return 0.5 * x * (1.0 + fx_gelu_tanh_tanh(0.7978846 * (x + 0.044715 * x * x * x)));
+}
+"
+);
+pub(crate) const ELU: &str = expm1!("fx_elu");
+pub(crate) const SELU: &str = concat!(
+    expm1!("fx_selu_expm1"),
+    "fn fx_selu(x: f32) -> f32 {
+    return select(1.7580993 * fx_selu_expm1(x), 1.050701 * x, x > 0.0);
+}
+"
+);
+pub(crate) const HARDSIGMOID: &str = "fn fx_hardsigmoid(x: f32) -> f32 {
+    let y = x / 6.0 + 0.5;
+    return select(select(y, 1.0, y > 1.0), 0.0, y < 0.0);
+}
+";
+pub(crate) const HARDSWISH: &str = "fn fx_hardswish(x: f32) -> f32 {
+    let y = x / 6.0 + 0.5;
+    return x * select(select(y, 1.0, y > 1.0), 0.0, y < 0.0);
+}
+";
+
+/// NaN wins, as in PyTorch.
+pub(crate) const MAXIMUM: &str = "fn fx_maximum(a: f32, b: f32) -> f32 {
+    let m = select(b, a, a > b);
+    return select(m, a, (bitcast<u32>(a) & 0x7fffffffu) > 0x7f800000u);
+}
+";
+pub(crate) const MINIMUM: &str = "fn fx_minimum(a: f32, b: f32) -> f32 {
+    let m = select(b, a, a < b);
+    return select(m, a, (bitcast<u32>(a) & 0x7fffffffu) > 0x7f800000u);
+}
+";
+/// Every division says what happens at 0 and at the one overflow, i32::MIN / -1.
+pub(crate) const FMOD: &str = "fn fx_fmod_f(a: f32, b: f32) -> f32 {
+    let r = a - b * trunc(a / b);
+    return select(r, a, abs(b) > 3.4028234e38 && abs(a) <= 3.4028234e38);
+}
+fn fx_fmod_i(a: i32, b: i32) -> i32 {
+    let d = select(b, 1, b == 0 || b == -1);
+    return a - (a / d) * d;
+}
+fn fx_fmod_u(a: u32, b: u32) -> u32 {
+    let d = select(b, 1u, b == 0u);
+    return a - (a / d) * d;
+}
+";
+pub(crate) const REM: &str = "fn fx_rem_f(a: f32, b: f32) -> f32 {
+    let r = select(a - b * trunc(a / b), a, abs(b) > 3.4028234e38 && abs(a) <= 3.4028234e38);
+    return select(r, r + b, r != 0.0 && ((b < 0.0) != (r < 0.0)));
+}
+fn fx_rem_i(a: i32, b: i32) -> i32 {
+    let d = select(b, 1, b == 0 || b == -1);
+    let r = a - (a / d) * d;
+    return select(r, r + d, r != 0 && ((d < 0) != (r < 0)));
+}
+fn fx_rem_u(a: u32, b: u32) -> u32 {
+    let d = select(b, 1u, b == 0u);
+    return a - (a / d) * d;
+}
+";
+pub(crate) const FLOOR_DIV: &str = "fn fx_floor_div_f(a: f32, b: f32) -> f32 {
+    let m = select(a - b * trunc(a / b), a, abs(b) > 3.4028234e38 && abs(a) <= 3.4028234e38);
+    let d = (a - m) / b - select(0.0, 1.0, m != 0.0 && ((b < 0.0) != (m < 0.0)));
+    let f = floor(d);
+    return select(f + select(0.0, 1.0, d - f > 0.5), a / b, b == 0.0);
+}
+fn fx_floor_div_i(a: i32, b: i32) -> i32 {
+    let d = select(b, 1, b == 0 || b == -1);
+    let q = a / d;
+    let down = select(0, 1, q * d != a && ((a < 0) != (d < 0)));
+    return select(select(q - down, -a, b == -1), 0, b == 0);
+}
+fn fx_floor_div_u(a: u32, b: u32) -> u32 {
+    return select(a / select(b, 1u, b == 0u), 0u, b == 0u);
+}
+";
+/// The sign rules of C's `pow` around exp2(y · log2|x|).
+pub(crate) const POW: &str = "fn fx_pow_f(x: f32, y: f32) -> f32 {
+    let a = abs(x);
+    let b = abs(y);
+    let huge = b >= 16777216.0;
+    let w = select(y, 0.0, huge);
+    let integer = w == trunc(w);
+    let half = 0.5 * w;
+    let odd = integer && half != trunc(half);
+    let nan = bitcast<f32>(0x7fc00000u + (bitcast<u32>(x) & 0u));
+    let inf = bitcast<f32>(0x7f800000u + (bitcast<u32>(x) & 0u));
+    var v = pow(a, y);
+    v = select(v, select(0.0, inf, y < 0.0), a == 0.0);
+    v = select(v, select(0.0, inf, y > 0.0), a > 3.4028234e38);
+    v = select(v, select(0.0, inf, (a > 1.0) == (y > 0.0)), b > 3.4028234e38);
+    v = select(v, -v, odd && (bitcast<u32>(x) >> 31u) == 1u);
+    v = select(v, nan, x < 0.0 && !integer && a <= 3.4028234e38 && b <= 3.4028234e38);
+    v = select(v, 1.0, a == 1.0 && b > 3.4028234e38);
+    v = select(v, nan, (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u || (bitcast<u32>(y) & 0x7fffffffu) > 0x7f800000u);
+    return select(v, 1.0, x == 1.0 || y == 0.0);
+}
+fn fx_pow_u(x: u32, y: u32) -> u32 {
+    var base = x;
+    var e = y;
+    var r = 1u;
+    for (var i = 0u; i < 32u; i++) {
+        if (e & 1u) == 1u {
+            r = r * base;
+        }
+        base = base * base;
+        e = e >> 1u;
+    }
+    return r;
+}
+fn fx_pow_i(x: i32, y: i32) -> i32 {
+    let r = bitcast<i32>(fx_pow_u(bitcast<u32>(x), bitcast<u32>(max(y, 0))));
+    let inverse = select(select(0, select(-1, 1, (y & 1) == 0), x == -1), 1, x == 1);
+    return select(r, inverse, y < 0);
+}
+";
+pub(crate) const SHL: &str = "fn fx_shl_u(a: u32, b: u32, bits: u32) -> u32 {
+    return select(0u, a << (b & 31u), b < bits);
+}
+fn fx_shl_i(a: i32, b: i32) -> i32 {
+    return select(0, a << (bitcast<u32>(b) & 31u), bitcast<u32>(b) < 32u);
+}
+";
+pub(crate) const SHR: &str = "fn fx_shr_u(a: u32, b: u32, bits: u32) -> u32 {
+    return select(0u, a >> (b & 31u), b < bits);
+}
+fn fx_shr_i(a: i32, b: i32) -> i32 {
+    return a >> min(bitcast<u32>(b), 31u);
+}
+";
+pub(crate) const CLAMP: &str = "fn fx_clamp(x: f32, lo: f32, hi: f32) -> f32 {
+    let a = select(x, lo, x < lo);
+    return select(a, hi, a > hi);
+}
+";
