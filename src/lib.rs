@@ -19,5 +19,6 @@ pub use device::Device;
 pub use dtype::{DType, Element, Scalar};
 pub use error::{Error, Result};
 pub use graph::Tensor;
+pub use ops::pad::PadMode;
 pub use shape::Shape;
 pub use tensor::{Axes, Operand, Options};

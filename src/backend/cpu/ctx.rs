@@ -67,6 +67,21 @@ impl<'a> CpuCtx<'a> {
         unsafe { &mut a.buffer.slice_mut::<T>()[..a.layout.numel()] }
     }
 
+    /// The elements of a row-major input of any dtype, as bytes.
+    pub fn input_bytes(&self, i: usize) -> &'a [u8] {
+        let (a, size) = (&self.inputs[i], self.inputs[i].dtype.size());
+        // SAFETY: as `input`.
+        unsafe { &a.buffer.slice::<u8>()[a.layout.offset * size..(a.layout.offset + a.layout.numel()) * size] }
+    }
+
+    /// The elements of an output of any dtype, as bytes. Take each output once.
+    #[allow(clippy::mut_from_ref)]
+    pub fn output_bytes(&self, i: usize) -> &'a mut [u8] {
+        let a = &self.outputs[i];
+        // SAFETY: as `output`.
+        unsafe { &mut a.buffer.slice_mut::<u8>()[..a.layout.numel() * a.dtype.size()] }
+    }
+
     /// Records that an index was out of range. The kernel then reads 0 or writes nothing; the device's next read returns `Error::Index`.
     pub fn fault(&self) {
         self.fault.store(1, Ordering::Relaxed);
