@@ -8,5 +8,6 @@ pub(crate) mod wgsl;
 pub(crate) mod wgsl_epilogue;
 pub(crate) mod wgsl_fused;
 mod wgsl_program;
+pub(crate) mod wgsl_reduce;
 #[cfg(test)]
 mod wgsl_tests;

@@ -61,6 +61,8 @@ pub(super) struct Builder {
     pub first_binding: usize,
     /// The operand, if any, whose value the caller of `fx_program` has at hand.
     pub given: Option<usize>,
+    /// The operands' buffers are the op's temporaries.
+    pub temps: bool,
     /// Every load is of one element.
     pub elements_only: bool,
     pub fields: String,
@@ -157,7 +159,7 @@ impl Builder {
             };
             let binding = match (load, o.buffer) {
                 (false, _) => None,
-                (true, Some(b)) => Some(self.bind(Slot::Buffer(b), false)),
+                (true, Some(b)) => Some(self.bind(if self.temps { Slot::Temp(b) } else { Slot::Buffer(b) }, false)),
                 (true, None) => return Err(failed(format!("operand {k} is loaded and has no buffer"))),
             };
             // It may be below zero: positions wrap, and the coordinates bring them back.
@@ -203,7 +205,7 @@ impl Builder {
     }
 
     /// Word `index` (an expression) of a binding.
-    fn word(&self, binding: usize, index: &str) -> String {
+    pub fn word(&self, binding: usize, index: &str) -> String {
         let name = self.name(binding);
         match self.widths[binding] {
             4 => format!("{name}[({index}) >> 2u][({index}) & 3u]"),

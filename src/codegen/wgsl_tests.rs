@@ -1,11 +1,12 @@
 //! Generated shaders against plain loops: validated by naga for every capability profile, and run where there is a GPU.
 
 use super::dispatch::{Binding, Caps, Dispatch, GpuStep, Param, Slot};
-use super::kernel::{Epilogue, Fused, Operand, ScalarRef};
+use super::kernel::{Epilogue, Fused, FusedReduce, Operand, ReduceKind, ScalarRef};
 use super::program::{Def, Instr, Program, Reg};
 use super::wgsl::preprocess;
 use super::wgsl_epilogue::epilogue;
 use super::wgsl_fused::{fused, fused_pieces};
+use super::wgsl_reduce::reduce;
 use crate::layout::{Layout, row_major};
 use crate::{DType, Shape};
 use half::{bf16, f16};
@@ -328,6 +329,190 @@ struct Params { n: u32, {{EPILOGUE_FIELDS}} }
                 }
             }
         }
+    }
+
+    /// What a reduction gives, in f64 and in the order of the elements.
+    fn reference(kind: ReduceKind, values: &[f64]) -> f64 {
+        use ReduceKind::*;
+        let best = |better: &dyn Fn(f64, f64) -> bool| {
+            let mut at = 0;
+            for (i, &v) in values.iter().enumerate() {
+                if (v.is_nan() && !values[at].is_nan()) || better(v, values[at]) {
+                    at = i;
+                }
+            }
+            at
+        };
+        let (most, least) = (best(&|a, b| a > b), best(&|a, b| a < b));
+        match kind {
+            Sum => values.iter().sum(),
+            Mean => values.iter().sum::<f64>() / values.len() as f64,
+            Prod => values.iter().product(),
+            Any => values.iter().any(|&v| v != 0.0) as u8 as f64,
+            All => values.iter().all(|&v| v != 0.0) as u8 as f64,
+            Max => values[most],
+            Min => values[least],
+            ArgMax => most as f64,
+            ArgMin => least as f64,
+        }
+    }
+
+    /// Reduces `load(0) + load(1)` (the second along the last dimension only) for f32, else `load(0)`.
+    fn check_reduce(gpu: &Gpu, shape: &[usize], reduced: &[bool], kind: ReduceKind, dtype: DType, v: usize) -> usize {
+        let shape = Shape::from(shape);
+        let exact = matches!(kind, ReduceKind::Max | ReduceKind::Min | ReduceKind::ArgMax | ReduceKind::ArgMin);
+        let mut rng = Lcg(shape.numel() as u64 + v as u64);
+        let l = view(&shape, v);
+        let mut values: Vec<f64> = (0..l.end().max(1)).map(|_| kept(dtype, rng.next(100) as f64 / 8.0 - 6.0)).collect();
+        match kind {
+            ReduceKind::Prod => values.iter_mut().for_each(|x| *x = if *x < -4.0 { -1.0 } else { 1.0 }),
+            // Mostly zeros, or hardly any.
+            ReduceKind::Any => values.iter_mut().for_each(|x| *x = if rng.next(3000) == 0 { 1.0 } else { 0.0 }),
+            ReduceKind::All => values.iter_mut().for_each(|x| *x = if rng.next(3000) == 0 { 0.0 } else { 1.0 }),
+            _ if exact && dtype == DType::F32 && v % 2 == 0 => {
+                let n = values.len();
+                values[n / 2] = f64::NAN;
+                values[0] = f64::INFINITY;
+            }
+            _ => {}
+        }
+        values.iter_mut().for_each(|x| *x = kept(dtype, *x));
+        let two = dtype == DType::F32 && matches!(kind, ReduceKind::Sum | ReduceKind::Mean | ReduceKind::Max) && shape.rank() > 1;
+        let lb = view(&shape, 5);
+        let vb: Vec<f64> = (0..lb.end().max(1)).map(|i| (i % 5) as f64).collect();
+        let mut program = Program::default();
+        program.push(Instr::Load(0));
+        let mut operands = vec![operand(0, dtype, &l)];
+        if two {
+            program.push(Instr::Load(1));
+            program.push(Instr::Apply { def: &ADD, args: smallvec![0, 1], dtype: DType::F32, out: DType::F32 });
+            operands.push(operand(1, DType::F32, &lb));
+        }
+        program.stores = vec![((program.instrs.len() - 1) as Reg, dtype)];
+        let out_dtype = match kind {
+            ReduceKind::ArgMax | ReduceKind::ArgMin => DType::I32,
+            ReduceKind::Any | ReduceKind::All => DType::Bool,
+            ReduceKind::Mean if !dtype.is_float() => DType::F32,
+            _ => dtype,
+        };
+        let k =
+            FusedReduce { kind, shape: shape.clone(), reduced: reduced.to_vec(), program, operands, scalars: vec![], output: 2, out_dtype };
+        let kept_shape: Vec<usize> = shape.iter().zip(reduced).filter(|(_, r)| !**r).map(|(&d, _)| d).collect();
+        let n: usize = kept_shape.iter().product();
+        let kernel = reduce(&k, gpu.caps()).unwrap();
+        let mut buffers = vec![
+            gpu.upload(&to_bytes(dtype, &values)).unwrap(),
+            gpu.upload(&to_bytes(DType::F32, &vb)).unwrap(),
+            gpu.alloc(n * out_dtype.gpu_size()).unwrap(),
+        ];
+        buffers.extend(kernel.temps.iter().map(|&t| gpu.alloc(t).unwrap()));
+        let mut steps = Vec::new();
+        for step in kernel.steps {
+            let GpuStep::Dispatch(mut d) = step else { panic!("{step:?}") };
+            validate(&d);
+            for b in &mut d.bindings {
+                if let Slot::Temp(i) = b.slot {
+                    b.slot = Slot::Buffer(3 + i);
+                }
+            }
+            steps.push((GpuStep::Dispatch(d), vec![]));
+        }
+        let count = steps.len();
+        let text = format!("{steps:?}").replace("\\n", "\n");
+        run(gpu, steps, &buffers.iter().collect::<Vec<_>>());
+        let out = from_bytes(out_dtype, &gpu.read(&buffers[2], n * out_dtype.gpu_size()).unwrap());
+        // The elements of each output, in row-major order.
+        let mut groups = vec![Vec::new(); n];
+        for (i, (a, b)) in l.positions().zip(lb.positions()).enumerate() {
+            let (mut rest, mut at, mut scale) = (i, 0, 1);
+            for d in (0..shape.rank()).rev() {
+                if !reduced[d] {
+                    at += rest % shape[d] * scale;
+                    scale *= shape[d];
+                }
+                rest /= shape[d];
+            }
+            groups[at].push(if two { (values[a] as f32 + vb[b] as f32) as f64 } else { values[a] });
+        }
+        for (i, group) in groups.iter().enumerate() {
+            if group.is_empty() && exact {
+                continue;
+            }
+            let want = kept(out_dtype, reference(kind, group));
+            let size = group.iter().map(|v| v.abs()).sum::<f64>();
+            let rounding = match out_dtype {
+                DType::F16 => 1e-3,
+                DType::BF16 => 8e-3,
+                _ => 0.0,
+            };
+            let close = !exact && out_dtype.is_float() && (out[i] - want).abs() <= 1e-6 * size + rounding * want.abs();
+            assert!(
+                same(out[i], want) || close,
+                "{kind:?} of {dtype} {shape} over {reduced:?}, view {v}: output {i} is {}, not {want}\n{text}",
+                out[i]
+            );
+        }
+        count
+    }
+
+    const KINDS: [ReduceKind; 9] = [
+        ReduceKind::Sum,
+        ReduceKind::Mean,
+        ReduceKind::Max,
+        ReduceKind::ArgMax,
+        ReduceKind::Prod,
+        ReduceKind::Min,
+        ReduceKind::ArgMin,
+        ReduceKind::Any,
+        ReduceKind::All,
+    ];
+
+    #[test]
+    fn reductions_agree_with_loops() {
+        let Some(gpu) = test_gpu() else { return };
+        let shapes: [&[usize]; 17] = [
+            &[1],
+            &[7],
+            &[1000],
+            &[70_000],
+            &[5, 3],
+            &[3, 64],
+            &[64, 3],
+            &[2000, 40],
+            &[40, 2000],
+            &[4, 300, 36],
+            &[36, 4, 300],
+            &[2, 3, 4, 5],
+            &[0, 3],
+            &[3, 0],
+            &[20_000, 3],
+            &[3, 20_000],
+            &[1, 66_000],
+        ];
+        let (mut cases, mut steps) = (0, 0);
+        for (s, shape) in shapes.iter().enumerate() {
+            for mask in 0..1usize << shape.len() {
+                let reduced: Vec<bool> = (0..shape.len()).map(|d| mask >> d & 1 == 1).collect();
+                let kind = KINDS[(cases + s) % 9];
+                let v = cases % VIEWS;
+                steps += check_reduce(gpu, shape, &reduced, kind, DType::F32, v);
+                steps += check_reduce(gpu, shape, &reduced, KINDS[(cases + s + 4) % 9], GPU_DTYPES[cases % 7], (v + 3) % VIEWS);
+                cases += 2;
+            }
+        }
+        for kind in KINDS {
+            for dtype in GPU_DTYPES {
+                steps += check_reduce(gpu, &[6, 50], &[false, true], kind, dtype, 0);
+                cases += 1;
+            }
+            // Two stages, of rows and of columns.
+            steps += check_reduce(gpu, &[2, 9000], &[false, true], kind, DType::F32, 0);
+            steps += check_reduce(gpu, &[9000, 5], &[true, false], kind, DType::F16, 0);
+            steps += check_reduce(gpu, &[9000, 5], &[true, false], kind, DType::I32, 3);
+            cases += 3;
+        }
+        println!("{cases} reductions in {steps} dispatches");
+        assert!(steps > cases + 50);
     }
 
     #[test]

@@ -49,6 +49,9 @@ pub(super) struct BindGroups {
 
 type GroupKey = (u32, SmallVec<[(u64, u64, u64); 8]>);
 
+/// The labels of generated kernels: they know of the largest binding and stay within it.
+const SPLITS: [&str; 2] = ["fused", "reduce"];
+
 const GENERATION: usize = 4096;
 
 impl BindGroups {
@@ -256,6 +259,10 @@ impl Gpu {
             };
             if *offset >= size {
                 return Err(self.failed(label, format!("binding {k} starts at byte {offset} of {size}")));
+            }
+            if size - offset > self.caps.max_binding && !SPLITS.contains(&label) {
+                let message = format!("binding {k} has {} bytes: this device binds at most {}", size - offset, self.caps.max_binding);
+                return Err(self.failed(label, message));
             }
             let size = (size - offset).min(self.caps.max_binding);
             key.1.push((id, *offset, size));
