@@ -19,6 +19,8 @@ pub use device::Device;
 pub use dtype::{DType, Element, Scalar};
 pub use error::{Error, Result};
 pub use graph::Tensor;
+pub use ops::conv::{ConvOptions, ConvOptions1d, Pair};
 pub use ops::pad::PadMode;
+pub use ops::pool::PoolOptions;
 pub use shape::Shape;
 pub use tensor::{Axes, Operand, Options};

@@ -2,16 +2,27 @@
 
 pub(crate) mod assemble;
 pub(crate) mod cat;
+pub(crate) mod conv;
+mod conv_cpu;
+mod conv_gpu;
 pub(crate) mod create;
 pub(crate) mod gather;
 pub(crate) mod index_select;
+pub(crate) mod matmul;
+pub(crate) mod matmul_cpu;
+mod matmul_gpu;
 pub(crate) mod movement;
 pub(crate) mod pad;
 pub(crate) mod pointwise;
+pub(crate) mod pool;
+mod pool_cpu;
+mod pool_gpu;
 pub(crate) mod reduce;
 pub(crate) mod scan;
 pub(crate) mod scatter;
 pub(crate) mod searchsorted;
 pub(crate) mod slice_assign;
 pub(crate) mod sort;
+#[cfg(test)]
+pub(crate) mod testing;
 pub(crate) mod view;

@@ -1,0 +1,130 @@
+//! Pooling on the CPU: a task computes rows of the output.
+
+use super::matmul_cpu::Real;
+use super::pool::{Geometry, Kind, Pool};
+use crate::backend::cpu::CpuCtx;
+use rayon::prelude::*;
+
+/// Elements read below which everything stays on the calling thread, and that a task should read at least.
+const TASK: usize = 1 << 14;
+
+/// Calls `f(row, values of the row)` for all rows, on all threads where it is worth it; `cost` is what one row reads.
+fn rows<T: Send>(out: &mut [T], width: usize, cost: usize, f: impl Fn(usize, &mut [T]) + Send + Sync) {
+    if width == 0 {
+        return;
+    }
+    let per_task = (TASK / cost.max(1)).max(1);
+    if out.len() / width <= 2 * per_task {
+        out.chunks_mut(width).enumerate().for_each(|(r, row)| f(r, row));
+    } else {
+        out.par_chunks_mut(width).with_min_len(per_task).enumerate().for_each(|(r, row)| f(r, row));
+    }
+}
+
+pub(super) fn run<T: Real>(op: &Pool, ctx: &CpuCtx) {
+    let w = &op.windows;
+    match op.kind {
+        Kind::Max => max::<T>(w, ctx.input(0), ctx.output(0), ctx.output(1)),
+        Kind::MaxGrad => max_grad::<T>(w, ctx.input(0), ctx.input(1), ctx.output(0)),
+        Kind::Take => take::<T>(w, ctx.input(0), ctx.input(1), ctx.output(0)),
+        Kind::Avg => avg::<T>(w, ctx.input(0), ctx.output(0)),
+        Kind::AvgGrad => avg_grad::<T>(w, ctx.input(0), ctx.output(0)),
+    }
+}
+
+fn max<T: Real>(w: &Geometry, x: &[T], y: &mut [T], at: &mut [i32]) {
+    let ([h, width], [oh, ow]) = (w.size, w.out);
+    let (tall, wide) = (w.windows(0), w.windows(1));
+    let one_row = |r: usize, y: &mut [T], at: &mut [i32]| {
+        let plane = &x[r / oh * h * width..][..h * width];
+        let (top, bottom, _) = tall[r % oh];
+        for ((&(left, right, _), y), at) in wide.iter().zip(y).zip(at) {
+            (*y, *at) = (T::NEG_INFINITY, -1);
+            for i in (top..bottom).step_by(w.dilation[0]) {
+                let line = &plane[i * width..(i + 1) * width];
+                for j in (left..right).step_by(w.dilation[1]) {
+                    let v = line[j];
+                    // The first value wins even where it is -∞; NaN wins always.
+                    #[allow(clippy::eq_op)]
+                    if v > *y || v != v || *at < 0 {
+                        (*y, *at) = (v, (i * width + j) as i32);
+                    }
+                }
+            }
+        }
+    };
+    if y.is_empty() {
+        return;
+    }
+    let cost = h * width / oh.max(1) + ow;
+    let per_task = (TASK / cost).max(1);
+    if y.len() / ow <= 2 * per_task {
+        y.chunks_mut(ow).zip(at.chunks_mut(ow)).enumerate().for_each(|(r, (y, at))| one_row(r, y, at));
+    } else {
+        let both = y.par_chunks_mut(ow).zip(at.par_chunks_mut(ow));
+        both.with_min_len(per_task).enumerate().for_each(|(r, (y, at))| one_row(r, y, at));
+    }
+}
+
+/// Windows may overlap, so a task owns whole planes and adds in order.
+fn max_grad<T: Real>(w: &Geometry, g: &[T], at: &[i32], dx: &mut [T]) {
+    let (plane, out) = (w.size[0] * w.size[1], w.out[0] * w.out[1]);
+    rows(dx, plane, plane + out, |p, dx| {
+        dx.fill(T::ZERO);
+        for (&g, &i) in g[p * out..][..out].iter().zip(&at[p * out..][..out]) {
+            if let Some(d) = dx.get_mut(i as usize) {
+                *d += g;
+            }
+        }
+    });
+}
+
+fn take<T: Real>(w: &Geometry, x: &[T], at: &[i32], y: &mut [T]) {
+    let (plane, out) = (w.size[0] * w.size[1], w.out[0] * w.out[1]);
+    rows(y, out, out, |p, y| {
+        let x = &x[p * plane..][..plane];
+        for (y, &i) in y.iter_mut().zip(&at[p * out..][..out]) {
+            *y = x.get(i as usize).copied().unwrap_or(T::ZERO);
+        }
+    });
+}
+
+fn avg<T: Real>(w: &Geometry, x: &[T], y: &mut [T]) {
+    let ([h, width], [oh, ow]) = (w.size, w.out);
+    let (tall, wide) = (w.windows(0), w.windows(1));
+    rows(y, ow, h * width / oh.max(1) + ow, |r, y| {
+        let plane = &x[r / oh * h * width..][..h * width];
+        let (top, bottom, rows) = tall[r % oh];
+        for (&(left, right, cols), y) in wide.iter().zip(y) {
+            let mut sum = T::ZERO;
+            for i in top..bottom {
+                plane[i * width..(i + 1) * width].get(left..right).unwrap_or(&[]).iter().for_each(|&v| sum += v);
+            }
+            *y = sum.mul_acc(T::of(1.0 / (rows * cols) as f64), T::ZERO);
+        }
+    });
+}
+
+fn avg_grad<T: Real>(w: &Geometry, g: &[T], dx: &mut [T]) {
+    let ([h, width], [oh, ow]) = (w.size, w.out);
+    let (tall, wide) = (w.windows(0), w.windows(1));
+    // The windows over each row; windows start in ascending order.
+    let over: Vec<(usize, usize)> = (0..h)
+        .map(|i| {
+            let first = tall.iter().position(|&(top, bottom, _)| top <= i && i < bottom).unwrap_or(0);
+            let count = tall[first.min(oh)..].iter().take_while(|&&(top, bottom, _)| top <= i && i < bottom).count();
+            (first, first + count)
+        })
+        .collect();
+    rows(dx, width, width + oh * ow / h.max(1), |r, dx| {
+        let (plane, i) = (r / h, r % h);
+        dx.fill(T::ZERO);
+        for o in over[i].0..over[i].1 {
+            let row = &g[(plane * oh + o) * ow..][..ow];
+            for (&(left, right, cols), &g) in wide.iter().zip(row) {
+                let share = g.mul_acc(T::of(1.0 / (tall[o].2 * cols) as f64), T::ZERO);
+                dx.get_mut(left..right).unwrap_or(&mut []).iter_mut().for_each(|d| *d += share);
+            }
+        }
+    });
+}
