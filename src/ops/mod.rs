@@ -26,3 +26,4 @@ pub(crate) mod sort;
 #[cfg(test)]
 pub(crate) mod testing;
 pub(crate) mod view;
+mod view_methods;
