@@ -266,7 +266,8 @@ pub(crate) mod testing {
         let metas: Vec<&Meta> = inputs.iter().map(|v| &v.meta).collect();
         let outs = op.infer(&metas)?;
         let owned: Vec<Meta> = metas.iter().map(|&m| m.clone()).collect();
-        if owned.iter().chain(&outs).all(|m| m.dtype.on_gpu() && m.dtype.gpu_size() == 4) {
+        let words = owned.iter().chain(&outs).all(|m| m.dtype.on_gpu() && m.dtype.gpu_size() == 4);
+        if words {
             validate(op, &owned, &outs);
         }
         let outputs: Vec<Value> =
@@ -278,7 +279,68 @@ pub(crate) mod testing {
         let out_args: Vec<Arg> = outputs.iter().map(arg).collect();
         let fault = AtomicU32::new(0);
         op.cpu(&CpuCtx { op: op.name(), inputs: &args, outputs: &out_args, scalars: op.scalars(), fault: &fault })?;
-        Ok((outputs, fault.load(Ordering::Relaxed) != 0))
+        let fault = fault.load(Ordering::Relaxed) != 0;
+        #[cfg(feature = "wgpu")]
+        if words && !fault {
+            same_on_gpu(op, inputs, &outputs);
+        }
+        Ok((outputs, fault))
+    }
+
+    /// Runs an op's steps on a GPU, where there is one, and compares with what the CPU gave. (Not for a case with a fault, which other
+    /// tests of this process would meet.)
+    #[cfg(feature = "wgpu")]
+    fn same_on_gpu(op: &dyn Op, inputs: &[&Value], outputs: &[Value]) {
+        use crate::backend::gpu::{GpuBuffer, Placed, from_gpu_bytes, test_gpu, to_gpu_bytes};
+        use crate::codegen::dispatch::{Param, Slot};
+        let Some(gpu) = test_gpu() else { return };
+        let bytes = |v: &Value| {
+            let host = unsafe { &v.buffer.slice::<u8>()[..v.meta.layout.numel() * v.meta.dtype.size()] };
+            to_gpu_bytes(v.meta.dtype, host).into_owned()
+        };
+        let metas = |values: &[&Value]| values.iter().map(|v| v.meta.clone()).collect::<Vec<_>>();
+        let outs: Vec<&Value> = outputs.iter().collect();
+        let kernel = op.gpu(&GpuCtx { inputs: &metas(inputs), outputs: &metas(&outs), caps: gpu.caps(), epilogue: None }).unwrap();
+        let mut buffers: Vec<GpuBuffer> = inputs.iter().map(|v| gpu.upload(&bytes(v)).unwrap()).collect();
+        let size = |v: &Value| v.meta.layout.numel() * v.meta.dtype.gpu_size();
+        buffers.extend(outs.iter().map(|v| gpu.upload(&vec![0xa5; size(v)]).unwrap()));
+        buffers.extend(kernel.temps.iter().map(|&n| gpu.upload(&vec![0xa5; n]).unwrap()));
+        let slot = |s: Slot| match s {
+            Slot::Input(i) => Slot::Buffer(i),
+            Slot::Output(i) => Slot::Buffer(inputs.len() + i),
+            Slot::Temp(i) => Slot::Buffer(inputs.len() + outs.len() + i),
+            other => other,
+        };
+        let steps = kernel.steps.into_iter().map(|step| match step {
+            GpuStep::Dispatch(mut d) | GpuStep::UnlessInPlace(mut d) => {
+                d.bindings.iter_mut().for_each(|b| b.slot = slot(b.slot));
+                for p in &mut d.params {
+                    if let Param::Scalar { index, dtype } = *p {
+                        *p = Param::Word(op.scalars()[index].word(dtype));
+                    }
+                }
+                Placed { offsets: vec![0; d.bindings.len()], step: GpuStep::Dispatch(d) }
+            }
+            GpuStep::Zero(s) => Placed { step: GpuStep::Zero(slot(s)), offsets: vec![0] },
+        });
+        let plan = gpu.compile(steps.collect()).unwrap();
+        gpu.run(&plan, &buffers.iter().collect::<Vec<_>>(), &|_| 0).unwrap();
+        for (k, v) in outs.iter().enumerate().filter(|(_, v)| size(v) > 0) {
+            let read = || gpu.read(&buffers[inputs.len() + k], size(v));
+            // The first read may meet the fault of another test.
+            let got = read().or_else(|_| read());
+            let got = from_gpu_bytes(v.meta.dtype, got.unwrap());
+            let expected = unsafe { &v.buffer.slice::<u8>()[..got.len()] };
+            if v.meta.dtype == DType::F32 {
+                let (got, expected): (&[f32], &[f32]) = (bytemuck::cast_slice(&got), bytemuck::cast_slice(expected));
+                for (i, (a, b)) in got.iter().zip(expected).enumerate() {
+                    let close = a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= 1e-4 * (1.0 + b.abs());
+                    assert!(close, "{} on the GPU: output {k}, element {i}: {a} for {b}", op.name());
+                }
+            } else {
+                assert!(got == expected, "{} on the GPU: output {k} {}", op.name(), v.meta.layout.shape);
+            }
+        }
     }
 
     /// The one output of an op that meets no bad index.
