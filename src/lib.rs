@@ -12,6 +12,7 @@ mod error;
 mod graph;
 mod layout;
 mod ops;
+mod rng;
 mod shape;
 mod tensor;
 
@@ -22,5 +23,6 @@ pub use graph::Tensor;
 pub use ops::conv::{ConvOptions, ConvOptions1d, Pair};
 pub use ops::pad::PadMode;
 pub use ops::pool::PoolOptions;
+pub use rng::manual_seed;
 pub use shape::Shape;
 pub use tensor::{Axes, Operand, Options};

@@ -215,6 +215,16 @@ pub fn tan(x: f32) -> f32 {
     if x == 0.0 { x } else { y }
 }
 
+/// (cos 2πu, sin 2πu) for 0 ≤ u ≤ 1; absolute error below 2·10⁻⁷.
+#[inline(always)]
+pub fn cos_sin_turns(u: f32) -> (f32, f32) {
+    let (k, n) = nearest(4.0 * u);
+    let r = (4.0 * u - k) * std::f32::consts::FRAC_PI_2;
+    let (s, c) = (sin_small(r), cos_small(r));
+    let (a, b) = if n & 1 == 0 { (c, s) } else { (-s, c) };
+    if n & 2 == 0 { (a, b) } else { (-a, -b) }
+}
+
 /// tanh x = (e²ˣ − 1) / (e²ˣ + 1); error below 3.5 ulp.
 #[inline(always)]
 pub fn tanh(x: f32) -> f32 {

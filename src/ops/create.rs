@@ -314,3 +314,7 @@ fn range(row: &'static Row, start: Scalar, step: Scalar, n: usize, o: Options) -
     let compute = o.dtype.compute();
     generate(row, &[(start, compute), (step, compute)], Shape::from(n), o.dtype, compute, o.device)
 }
+
+/// The generators' rows.
+#[cfg(test)]
+pub(crate) static ROWS: &[&Row] = &[&FULL, &ARANGE, &TRIANGLE];

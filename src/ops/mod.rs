@@ -17,6 +17,7 @@ pub(crate) mod pointwise;
 pub(crate) mod pool;
 mod pool_cpu;
 mod pool_gpu;
+pub(crate) mod random;
 pub(crate) mod reduce;
 pub(crate) mod scan;
 pub(crate) mod scatter;
