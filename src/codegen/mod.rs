@@ -9,5 +9,7 @@ pub(crate) mod wgsl_epilogue;
 pub(crate) mod wgsl_fused;
 mod wgsl_program;
 pub(crate) mod wgsl_reduce;
+#[cfg(all(test, feature = "wgpu"))]
+mod wgsl_table_tests;
 #[cfg(test)]
 mod wgsl_tests;

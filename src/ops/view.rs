@@ -315,10 +315,10 @@ mod tests {
         assert_eq!(list(5, 1, -1, 2), [1, 3]);
         assert_eq!(list(5, isize::MAX, isize::MIN, -2), [4, 2, 0]);
         assert_eq!(list(5, -1, -3, -1), [4, 3]);
-        assert_eq!(list(5, 3, 3, 1), []);
-        assert_eq!(list(5, 4, 1, 1), []);
-        assert_eq!(list(0, isize::MAX, isize::MIN, -1), []);
-        assert_eq!(list(5, 9, 20, 1), []);
+        assert_eq!(list(5, 3, 3, 1), [0isize; 0]);
+        assert_eq!(list(5, 4, 1, 1), [0isize; 0]);
+        assert_eq!(list(0, isize::MAX, isize::MIN, -1), [0isize; 0]);
+        assert_eq!(list(5, 9, 20, 1), [0isize; 0]);
         assert_eq!(list(5, 0, isize::MAX, isize::MAX), [0]);
         assert_eq!(list(5, isize::MIN, isize::MAX, 3), [0, 3]);
     }

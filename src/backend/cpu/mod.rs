@@ -3,7 +3,7 @@
 mod convert;
 mod ctx;
 mod fold;
-mod fused;
+pub(crate) mod fused;
 pub(crate) mod memory;
 mod reduce;
 pub(crate) mod simd;
