@@ -33,6 +33,14 @@ impl Device {
         matches!(self.0, Kind::Gpu(_))
     }
 
+    /// The device as a word of a plan's key.
+    pub(crate) fn word(self) -> u64 {
+        match self.0 {
+            Kind::Cpu => 0,
+            Kind::Gpu(n) => n as u64 + 1,
+        }
+    }
+
     /// GPU number `n`, hardware adapters first. A software adapter (lavapipe, WARP) is taken, with a notice on stderr, only where there is
     /// no hardware one.
     ///

@@ -14,8 +14,12 @@ mod layout;
 mod ops;
 mod rng;
 mod shape;
+mod stats;
 mod tensor;
+#[doc(hidden)]
+pub mod testing;
 
+pub use autograd::{GradCheck, Gradients, check_gradients, checkpoint, grad, grad_with, no_grad};
 pub use device::Device;
 pub use dtype::{DType, Element, Scalar};
 pub use error::{Error, Result};
@@ -24,5 +28,8 @@ pub use ops::conv::{ConvOptions, ConvOptions1d, Pair};
 pub use ops::pad::PadMode;
 pub use ops::pool::PoolOptions;
 pub use rng::manual_seed;
+pub use graph::{LeafId, Tensor};
+pub use ops::custom::{CustomInputs, CustomOp, CustomOutputs, Shader, custom};
 pub use shape::Shape;
-pub use tensor::{Axes, Operand, Options};
+pub use stats::{Stats, reset_peak, stats, trim};
+pub use tensor::{Axes, Operand, Options, eval};

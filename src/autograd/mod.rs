@@ -1,1 +1,450 @@
-//! Gradients.
+//! Gradients: graph to graph. A vjp records ordinary ops, so gradients fuse with everything else and have gradients of their own.
+
+mod check;
+mod checkpoint;
+
+pub use check::{GradCheck, check_gradients};
+pub use checkpoint::checkpoint;
+
+use crate::graph::node::{Node, insert, record, release, with_grad};
+use crate::graph::{LeafId, Op, Vjp};
+use crate::ops::assemble::assemble;
+use crate::ops::view::{Alias, SliceSpec};
+use crate::{Error, Result, Tensor};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+/// The gradients of one backward pass, by the leaf they belong to: values, not hidden state.
+///
+/// ```
+/// use fornax::{Device, Tensor};
+/// let x = Tensor::from_vec(vec![1.0f32, 2.0, 3.0], 3, Device::cpu())?.requires_grad();
+/// let grads = (&x * &x).sum(()).backward()?;
+/// assert_eq!(grads.get(&x).unwrap().to_vec::<f32>()?, [2.0, 4.0, 6.0]);
+/// # Ok::<(), fornax::Error>(())
+/// ```
+#[derive(Clone, Default)]
+pub struct Gradients {
+    by_leaf: BTreeMap<LeafId, Tensor>,
+}
+
+impl Gradients {
+    /// The gradient of a tensor that asked for it; `None` where nothing flowed back to it.
+    pub fn get(&self, tensor: &Tensor) -> Option<&Tensor> {
+        self.by_leaf.get(&tensor.node.leaf?)
+    }
+
+    /// Takes the gradient of a tensor out.
+    pub fn take(&mut self, tensor: &Tensor) -> Option<Tensor> {
+        self.by_leaf.remove(&tensor.node.leaf?)
+    }
+
+    /// The gradient of a leaf.
+    pub fn get_id(&self, id: LeafId) -> Option<&Tensor> {
+        self.by_leaf.get(&id)
+    }
+
+    /// Takes the gradient of a leaf out.
+    pub fn take_id(&mut self, id: LeafId) -> Option<Tensor> {
+        self.by_leaf.remove(&id)
+    }
+
+    /// Puts a gradient in, in place of what is there: for clipping, scaling and the like.
+    pub fn set_id(&mut self, id: LeafId, gradient: Tensor) {
+        self.by_leaf.insert(id, gradient);
+    }
+
+    /// Adds the gradients of another pass to these: accumulation over micro-batches.
+    ///
+    /// # Errors
+    /// Where two gradients of one leaf do not add.
+    pub fn accumulate(&mut self, other: Gradients) -> Result<()> {
+        with_grad(false, || {
+            for (id, g) in other.by_leaf {
+                let sum = match self.by_leaf.remove(&id) {
+                    Some(have) => have.try_add(&g)?,
+                    None => g,
+                };
+                self.by_leaf.insert(id, sum);
+            }
+            Ok(())
+        })
+    }
+
+    /// All gradients, in the order of their leaves.
+    pub fn iter(&self) -> impl Iterator<Item = (LeafId, &Tensor)> {
+        self.by_leaf.iter().map(|(&id, t)| (id, t))
+    }
+
+    /// How many leaves have a gradient.
+    pub fn len(&self) -> usize {
+        self.by_leaf.len()
+    }
+
+    /// Whether no leaf has one.
+    pub fn is_empty(&self) -> bool {
+        self.by_leaf.is_empty()
+    }
+}
+
+impl std::fmt::Debug for Gradients {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_map().entries(self.by_leaf.iter().map(|(id, t)| (id.0, t.shape()))).finish()
+    }
+}
+
+/// Runs `f` without recording gradients on this thread: for evaluation and for updates.
+///
+/// ```
+/// use fornax::{Device, Tensor, no_grad};
+/// let x = Tensor::ones(3, Device::cpu()).requires_grad();
+/// assert!(!no_grad(|| &x * 2.0).is_differentiable());
+/// ```
+pub fn no_grad<T>(f: impl FnOnce() -> T) -> T {
+    with_grad(false, f)
+}
+
+/// A place where gradients end: the same value, known by `id`.
+pub(crate) fn leaf(value: &Tensor, id: LeafId) -> Tensor {
+    let outs = smallvec::smallvec![value.meta().clone()];
+    insert(value.node.device, Arc::new(Alias {}), smallvec::smallvec![value.clone()], outs, true, Some(id))
+}
+
+/// The gradients of `outputs`, summed, with respect to `inputs`, as tensors that can be differentiated again. The graph stays.
+///
+/// The cotangent of an output is ones. An input that no output depends on has `None`.
+///
+/// # Errors
+/// `Error::Argument` where an input takes no part in gradients, `Error::NotDifferentiable`, `Error::Spent`.
+///
+/// ```
+/// use fornax::{Device, Tensor, grad};
+/// let x = Tensor::from_vec(vec![2.0f32], 1, Device::cpu())?.requires_grad();
+/// let y = (&x * &x * &x).sum(());
+/// let dy = grad(&[&y], &[&x])?[0].clone().unwrap();      // 3x²
+/// let ddy = grad(&[&dy.sum(())], &[&x])?[0].clone().unwrap(); // 6x
+/// assert_eq!((dy.item::<f32>()?, ddy.item::<f32>()?), (12.0, 12.0));
+/// # Ok::<(), fornax::Error>(())
+/// ```
+pub fn grad(outputs: &[&Tensor], inputs: &[&Tensor]) -> Result<Vec<Option<Tensor>>> {
+    grad_with(outputs, &vec![None; outputs.len()], inputs)
+}
+
+/// As [`grad`], with a cotangent for each output (`None`: ones).
+pub fn grad_with(outputs: &[&Tensor], cotangents: &[Option<&Tensor>], inputs: &[&Tensor]) -> Result<Vec<Option<Tensor>>> {
+    if let Some(bad) = inputs.iter().find(|t| !t.node.requires_grad) {
+        let message = format!("an input of shape {} takes no part in gradients: call requires_grad() on it first", bad.shape());
+        return Err(Error::argument("grad", message));
+    }
+    let seeds = seeds(outputs, cotangents)?;
+    let mut pass = Pass { create_graph: true, ..Pass::default() };
+    pass.targets = inputs.iter().map(|t| (Arc::as_ptr(&t.node), t.out)).collect();
+    pass.run(seeds)?;
+    Ok(inputs.iter().map(|t| pass.found.get(&(Arc::as_ptr(&t.node), t.out)).cloned()).collect())
+}
+
+fn seeds(outputs: &[&Tensor], cotangents: &[Option<&Tensor>]) -> Result<Vec<(Tensor, Tensor)>> {
+    if outputs.len() != cotangents.len() {
+        let message = format!("{} cotangents for {} outputs: give one each (None for ones)", cotangents.len(), outputs.len());
+        return Err(Error::argument("grad", message));
+    }
+    let mut seeds = Vec::new();
+    for (&y, c) in outputs.iter().zip(cotangents) {
+        let seed = match c {
+            Some(c) if c.shape() != y.shape() => {
+                return Err(Error::shape("backward", &[y.shape(), c.shape()], "a cotangent has its output's shape"));
+            }
+            Some(c) => c.try_cast(y.dtype())?,
+            None => with_grad(false, || y.try_ones_like())?,
+        };
+        seeds.push((y.clone(), seed));
+    }
+    Ok(seeds)
+}
+
+/// What flowed back to one output of a node.
+enum Part {
+    Whole(Tensor),
+    /// The cotangent of a slice: put together with its siblings in one buffer.
+    Slice(SliceSpec, Tensor),
+}
+
+#[derive(Default)]
+struct Pass {
+    create_graph: bool,
+    retain: bool,
+    /// Where `grad` stops; empty: everywhere down to the leaves.
+    targets: HashSet<(*const Node, u32)>,
+    found: HashMap<(*const Node, u32), Tensor>,
+    gradients: Gradients,
+}
+
+thread_local! {
+    /// Gradients of leaves that a vjp found on its own (checkpoint): the innermost pass collects them.
+    static EXTRA: RefCell<Vec<(LeafId, Tensor)>> = const { RefCell::new(Vec::new()) };
+}
+
+pub(crate) fn deposit(id: LeafId, gradient: Tensor) {
+    EXTRA.with(|e| e.borrow_mut().push((id, gradient)));
+}
+
+impl Pass {
+    fn run(&mut self, seeds: Vec<(Tensor, Tensor)>) -> Result<()> {
+        let wanted = if self.targets.is_empty() { None } else { Some(reaching(&seeds, &self.targets)) };
+        // The youngest node first: everything that consumes a node is younger than it.
+        let mut queue: BTreeMap<u64, (Arc<Node>, Vec<Vec<Part>>)> = BTreeMap::new();
+        for (y, seed) in seeds {
+            if !y.node.requires_grad {
+                let message = "no gradient can flow: nothing that it was computed from asked for one (requires_grad, Param), or it was \
+                               computed under no_grad";
+                return Err(Error::argument("backward", message));
+            }
+            add(&mut queue, &y, Part::Whole(seed));
+        }
+        let mut visited: Vec<Arc<Node>> = Vec::new();
+        let result = with_grad(self.create_graph, || {
+            while let Some((_, (node, parts))) = queue.pop_last() {
+                self.visit(&node, parts, wanted.as_ref(), &mut queue)?;
+                visited.push(node);
+            }
+            Ok(())
+        });
+        if result.is_ok() && !self.retain && !self.create_graph {
+            visited.iter().for_each(spend);
+        }
+        let extra = EXTRA.with(|e| std::mem::take(&mut *e.borrow_mut()));
+        result?;
+        for (id, g) in extra {
+            self.give(id, g)?;
+        }
+        Ok(())
+    }
+
+    fn give(&mut self, id: LeafId, g: Tensor) -> Result<()> {
+        let sum = match self.gradients.by_leaf.remove(&id) {
+            Some(have) => with_grad(self.create_graph, || have.try_add(&g))?,
+            None => g,
+        };
+        self.gradients.by_leaf.insert(id, sum);
+        Ok(())
+    }
+
+    fn visit(
+        &mut self,
+        node: &Arc<Node>,
+        parts: Vec<Vec<Part>>,
+        wanted: Option<&HashSet<*const Node>>,
+        queue: &mut BTreeMap<u64, (Arc<Node>, Vec<Vec<Part>>)>,
+    ) -> Result<()> {
+        let outputs: Vec<Tensor> = (0..node.outs.len() as u32).map(|out| Tensor { node: node.clone(), out }).collect();
+        let mut cotangents = Vec::with_capacity(parts.len());
+        for (y, p) in outputs.iter().zip(parts) {
+            cotangents.push(combine(y, p)?);
+        }
+        let at = Arc::as_ptr(node);
+        for (out, c) in cotangents.iter().enumerate() {
+            if let Some(c) = c
+                && self.targets.contains(&(at, out as u32))
+            {
+                self.found.insert((at, out as u32), c.clone());
+            }
+        }
+        if let Some(id) = node.leaf {
+            if let Some(c) = cotangents.into_iter().next().flatten()
+                && self.targets.is_empty()
+            {
+                self.give(id, c)?;
+            }
+            return Ok(());
+        }
+        if wanted.is_some_and(|w| !w.contains(&at)) {
+            return Ok(());
+        }
+        let (op, inputs) = {
+            let body = node.body();
+            match (&body.op, body.spent) {
+                (Some(op), false) => (op.clone(), body.inputs.clone()),
+                _ => return Err(Error::Spent),
+            }
+        };
+        let is_wanted = |t: &Tensor| {
+            let at = Arc::as_ptr(&t.node);
+            t.node.requires_grad && wanted.is_none_or(|w| w.contains(&at) || self.targets.contains(&(at, t.out)))
+        };
+        let needs: Vec<bool> = inputs.iter().map(is_wanted).collect();
+        if !needs.contains(&true) && !op.is_effectful() {
+            return Ok(());
+        }
+        if let Some(spec) = op.slice_spec() {
+            if let (Some(c), true) = (cotangents.into_iter().next().flatten(), needs[0]) {
+                add(queue, &inputs[0], Part::Slice(spec.clone(), c));
+            }
+            return Ok(());
+        }
+        let ctx = Vjp { op: op.name(), inputs: &inputs, outputs: &outputs, cotangents: &cotangents, needs: &needs };
+        let grads = op.vjp(&ctx)?;
+        for ((g, x), need) in grads.into_iter().zip(&inputs).zip(&needs) {
+            let (Some(g), true) = (g, *need) else { continue };
+            if g.shape() != x.shape() || g.dtype() != x.dtype() {
+                let message = format!("its vjp gave {} {} for an input {} {}", g.dtype(), g.shape(), x.dtype(), x.shape());
+                return Err(Error::Kernel { op: op.name().into(), message });
+            }
+            add(queue, x, Part::Whole(g));
+        }
+        Ok(())
+    }
+}
+
+fn add(queue: &mut BTreeMap<u64, (Arc<Node>, Vec<Vec<Part>>)>, t: &Tensor, part: Part) {
+    let slot = queue.entry(t.node.seq).or_insert_with(|| (t.node.clone(), t.node.outs.iter().map(|_| Vec::new()).collect()));
+    slot.1[t.out as usize].push(part);
+}
+
+/// The sum of what flowed back to `y`.
+fn combine(y: &Tensor, parts: Vec<Part>) -> Result<Option<Tensor>> {
+    let mut slices = Vec::new();
+    let mut whole: Option<Tensor> = None;
+    for p in parts {
+        match p {
+            Part::Whole(t) => {
+                whole = Some(match whole {
+                    Some(sum) => sum.try_add(&t)?,
+                    None => t,
+                })
+            }
+            Part::Slice(spec, t) => slices.push((spec, t)),
+        }
+    }
+    if slices.is_empty() {
+        return Ok(whole);
+    }
+    let parts: Vec<(&SliceSpec, &Tensor)> = slices.iter().map(|(s, t)| (s, t)).collect();
+    let assembled = assemble(y.shape(), &parts)?;
+    Ok(Some(match whole {
+        Some(w) => w.try_add(&assembled)?,
+        None => assembled,
+    }))
+}
+
+/// The nodes from which a target can be reached by going back.
+fn reaching(seeds: &[(Tensor, Tensor)], targets: &HashSet<(*const Node, u32)>) -> HashSet<*const Node> {
+    let ends: HashSet<*const Node> = targets.iter().map(|t| t.0).collect();
+    let mut all: BTreeMap<u64, Arc<Node>> = BTreeMap::new();
+    let mut stack: Vec<Arc<Node>> = seeds.iter().map(|s| s.0.node.clone()).collect();
+    while let Some(n) = stack.pop() {
+        if !n.requires_grad || all.insert(n.seq, n.clone()).is_some() || n.leaf.is_some() {
+            continue;
+        }
+        stack.extend(n.body().inputs.iter().filter(|t| t.node.requires_grad).map(|t| t.node.clone()));
+    }
+    let mut reach = HashSet::new();
+    for n in all.values() {
+        let leads = n.leaf.is_none()
+            && n.body().inputs.iter().any(|t| {
+                let p = Arc::as_ptr(&t.node);
+                ends.contains(&p) || reach.contains(&p)
+            });
+        if leads {
+            reach.insert(Arc::as_ptr(n));
+        }
+    }
+    reach
+}
+
+/// After a backward pass nothing more is kept for gradients.
+fn spend(node: &Arc<Node>) {
+    if node.leaf.is_some() {
+        return;
+    }
+    let mut garbage = Vec::new();
+    {
+        let mut body = node.body();
+        body.spent = true;
+        if node.is_ready() {
+            body.op = None;
+            garbage.extend(std::mem::take(&mut body.inputs));
+        }
+    }
+    release(garbage);
+}
+
+/// The derivative of an op through its decomposition: the route for higher gradients of fused kernels.
+pub(crate) fn vjp_by_decomposition(op: &dyn Op, ctx: &Vjp) -> Result<Vec<Option<Tensor>>> {
+    let create_graph = crate::graph::node::grad_enabled();
+    let (xs, ys) = with_grad(true, || -> Result<_> {
+        let xs: Vec<Tensor> = ctx.inputs.iter().map(|x| record(Arc::new(Alias {}), &[x])).collect::<Result<_>>()?;
+        let ys = op.decompose(&xs).ok_or(Error::NotDifferentiable { op: ctx.op })??;
+        Ok((xs, ys))
+    })?;
+    let mut seeds = Vec::new();
+    for (y, c) in ys.iter().zip(ctx.cotangents) {
+        if let Some(c) = c
+            && y.node.requires_grad
+        {
+            seeds.push((y.clone(), c.clone()));
+        }
+    }
+    let mut pass = Pass { create_graph, retain: true, ..Pass::default() };
+    pass.targets = xs.iter().zip(ctx.needs).filter(|(_, n)| **n).map(|(x, _)| (Arc::as_ptr(&x.node), 0)).collect();
+    if !seeds.is_empty() && !pass.targets.is_empty() {
+        pass.run(seeds)?;
+    }
+    Ok(xs.iter().map(|x| pass.found.get(&(Arc::as_ptr(&x.node), 0)).cloned()).collect())
+}
+
+impl Tensor {
+    /// The same value as a leaf that gradients are collected for: `grads.get(&x)` after a backward pass.
+    ///
+    /// # Panics
+    /// Where the dtype is not a floating-point one.
+    #[track_caller]
+    pub fn requires_grad(&self) -> Tensor {
+        assert!(self.dtype().is_float(), "requires_grad: a {} tensor has no gradient: cast it to a float dtype first", self.dtype());
+        leaf(self, LeafId::new())
+    }
+
+    /// Whether gradients flow through this tensor.
+    pub fn is_differentiable(&self) -> bool {
+        self.node.requires_grad
+    }
+
+    /// The same value, through which no gradient flows.
+    pub fn detach(&self) -> Tensor {
+        let outs = smallvec::smallvec![self.meta().clone()];
+        insert(self.node.device, Arc::new(Alias {}), smallvec::smallvec![self.clone()], outs, false, None)
+    }
+
+    fn scalar_seed(&self) -> Result<Vec<(Tensor, Tensor)>> {
+        if self.numel() != 1 || !self.dtype().is_float() {
+            let message = format!("a float tensor of one element is wanted, not {} {}: use backward_with", self.dtype(), self.shape());
+            return Err(Error::argument("backward", message));
+        }
+        seeds(&[self], &[None])
+    }
+
+    /// The gradients of this one number with respect to every leaf that it was computed from. Spends the graph.
+    ///
+    /// # Errors
+    /// `Error::Argument` where this is not one float or takes no part in gradients, `Error::NotDifferentiable` where an op on the way has no
+    /// derivative, `Error::Spent` where an earlier pass went through the same nodes.
+    pub fn backward(&self) -> Result<Gradients> {
+        let mut pass = Pass::default();
+        pass.run(self.scalar_seed()?)?;
+        Ok(pass.gradients)
+    }
+
+    /// As [`backward`](Tensor::backward), keeping the graph for another pass.
+    pub fn backward_retain(&self) -> Result<Gradients> {
+        let mut pass = Pass { retain: true, ..Pass::default() };
+        pass.run(self.scalar_seed()?)?;
+        Ok(pass.gradients)
+    }
+
+    /// As [`backward`](Tensor::backward) for a tensor of any shape: `cotangent` is the gradient of the final number with respect to it.
+    pub fn backward_with(&self, cotangent: &Tensor) -> Result<Gradients> {
+        let mut pass = Pass::default();
+        pass.run(seeds(&[self], &[Some(cotangent)])?)?;
+        Ok(pass.gradients)
+    }
+}

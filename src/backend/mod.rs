@@ -10,3 +10,14 @@ pub(crate) enum Storage {
     #[cfg(feature = "wgpu")]
     Gpu(gpu::GpuBuffer),
 }
+
+impl Storage {
+    /// Whether kernels may write it: not so for a memory-mapped file.
+    pub fn is_writable(&self) -> bool {
+        match self {
+            Storage::Cpu(b) => b.is_writable(),
+            #[cfg(feature = "wgpu")]
+            Storage::Gpu(_) => true,
+        }
+    }
+}

@@ -1,9 +1,208 @@
-//! Running pending nodes.
+//! Running pending nodes: claim, plan (or find the plan), allocate, run, commit.
 
-use super::Tensor;
-use crate::Result;
+use super::claim::Claim;
+use super::node::{Node, READY, release};
+use super::op::Key;
+use super::plan::{Plan, Planner};
+use super::{Tensor, pending, run};
+use crate::codegen::dispatch::Caps;
+use crate::device::Kind as DeviceKind;
+use crate::stats::{COUNTERS, count};
+use crate::{Device, Error, Result};
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hash, Hasher};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
-/// Computes the roots.
-pub(crate) fn flush(_roots: &[Tensor]) -> Result<()> {
+/// Plans kept; beyond, the ones that were not used for longest go.
+const MAX_PLANS: usize = 512;
+
+static FUSE: AtomicBool = AtomicBool::new(true);
+
+/// Whether pointwise ops are fused. `FORNAX_FUSE=0` runs each as a kernel of its own.
+pub(crate) fn set_fuse(on: bool) {
+    FUSE.store(on, Ordering::Relaxed);
+}
+
+fn fuse() -> bool {
+    static FROM_ENV: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *FROM_ENV.get_or_init(|| std::env::var("FORNAX_FUSE").map_or(true, |v| v != "0")) && FUSE.load(Ordering::Relaxed)
+}
+
+/// Hashes the words of a key; the map then compares them in full.
+#[derive(Default)]
+struct WordHasher(u64);
+
+impl Hasher for WordHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.write_u64(u64::from_le_bytes(word));
+        }
+    }
+    fn write_u64(&mut self, v: u64) {
+        self.0 = (self.0.rotate_left(5) ^ v).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+    fn write_usize(&mut self, v: usize) {
+        self.write_u64(v as u64)
+    }
+}
+
+#[derive(PartialEq, Eq)]
+struct PlanKey(Box<[u64]>);
+
+impl Hash for PlanKey {
+    fn hash<H: Hasher>(&self, h: &mut H) {
+        self.0.hash(h)
+    }
+}
+
+impl std::borrow::Borrow<[u64]> for PlanKey {
+    fn borrow(&self) -> &[u64] {
+        &self.0
+    }
+}
+
+/// What only one flush at a time may touch.
+#[derive(Default)]
+struct Executor {
+    key: Key,
+    plans: HashMap<PlanKey, (Arc<Plan>, u64), BuildHasherDefault<WordHasher>>,
+    clock: u64,
+}
+
+static EXECUTOR: Mutex<Option<Executor>> = Mutex::new(None);
+
+/// Computes the roots, on whatever devices they are.
+pub(crate) fn flush(roots: &[Tensor]) -> Result<()> {
+    flush_with(roots, false)
+}
+
+/// Computes the roots, each of which takes the place of an older value that its owner has let go of: what else would read that older value is
+/// computed first, so that its buffer can be overwritten.
+pub(crate) fn flush_owned(roots: &[Tensor]) -> Result<()> {
+    flush_with(roots, true)
+}
+
+fn flush_with(roots: &[Tensor], owned: bool) -> Result<()> {
+    let mut devices: Vec<Device> = Vec::new();
+    for t in roots.iter().filter(|t| !t.node.is_ready()) {
+        if !devices.contains(&t.node.device) {
+            devices.push(t.node.device);
+        }
+    }
+    match devices.len() {
+        0 => Ok(()),
+        1 => flush_on(roots, owned),
+        _ => devices.into_iter().try_for_each(|d| {
+            let here: Vec<Tensor> = roots.iter().filter(|t| t.node.device == d).cloned().collect();
+            flush_on(&here, owned)
+        }),
+    }
+}
+
+thread_local! {
+    /// This thread is inside a kernel: waiting for the executor would never end.
+    static RUNNING: Cell<bool> = const { Cell::new(false) };
+}
+
+fn flush_on(roots: &[Tensor], owned: bool) -> Result<()> {
+    if RUNNING.get() {
+        let message = "a kernel may not evaluate tensors: compute them before, and give them to the op as inputs".into();
+        return Err(Error::Kernel { op: "flush".into(), message });
+    }
+    loop {
+        let mut guard = EXECUTOR.lock().unwrap_or_else(|e| e.into_inner());
+        let mut claim = Claim::collect(roots, owned)?;
+        let hosts = claim.hosts();
+        if hosts.is_empty() {
+            let result = if claim.entries.is_empty() { Ok(()) } else { guard.get_or_insert_default().run(&mut claim, roots, owned) };
+            drop(guard);
+            pending::flushed();
+            return result;
+        }
+        drop(guard);
+        drop(claim);
+        hosts.iter().try_for_each(host_step)?;
+    }
+}
+
+/// Runs a host step, outside of the executor's lock: its op may flush.
+fn host_step(node: &Arc<Node>) -> Result<()> {
+    let (op, inputs) = {
+        let body = node.body();
+        match &body.op {
+            Some(op) if !node.is_ready() => (op.clone(), body.inputs.clone()),
+            _ => return Ok(()),
+        }
+    };
+    flush(&inputs)?;
+    let outputs = op.host(&inputs)?;
+    flush(&outputs)?;
+    let mut garbage = Vec::new();
+    {
+        let mut body = node.body();
+        if !node.is_ready() {
+            let taped = node.requires_grad && !body.spent;
+            let values = outputs.iter().map(Tensor::storage).collect();
+            super::claim::finish(node, &mut body, values, taped, &mut garbage);
+            debug_assert_eq!(node.state.load(Ordering::Relaxed), READY);
+        }
+    }
+    drop(inputs);
+    release(garbage);
     Ok(())
+}
+
+fn caps(device: Device) -> Result<Caps> {
+    match device.0 {
+        DeviceKind::Cpu => Ok(Caps::PORTABLE),
+        #[cfg(feature = "wgpu")]
+        DeviceKind::Gpu(n) => Ok(*crate::backend::gpu::open(n as usize, true)?.caps()),
+        #[cfg(not(feature = "wgpu"))]
+        DeviceKind::Gpu(_) => unreachable!("no GPU device can be made without the feature `wgpu`"),
+    }
+}
+
+impl Executor {
+    fn run(&mut self, claim: &mut Claim, roots: &[Tensor], owned: bool) -> Result<()> {
+        claim.liveness(roots);
+        let device = claim.device.unwrap_or(Device::cpu());
+        let fuse = fuse();
+        claim.key(&mut self.key, fuse, owned);
+        self.clock += 1;
+        count(&COUNTERS.flushes, 1);
+        let plan = match self.plans.get_mut(&self.key.0[..]) {
+            Some((plan, used)) => {
+                *used = self.clock;
+                count(&COUNTERS.plan_hits, 1);
+                plan.clone()
+            }
+            None => {
+                count(&COUNTERS.plan_misses, 1);
+                let plan = Arc::new(Planner::build(claim, device, &caps(device)?, fuse, owned)?);
+                self.insert(plan.clone());
+                plan
+            }
+        };
+        RUNNING.set(true);
+        let result = run::run(&plan, claim, device);
+        RUNNING.set(false);
+        result
+    }
+
+    fn insert(&mut self, plan: Arc<Plan>) {
+        if self.plans.len() >= MAX_PLANS {
+            let mut ages: Vec<u64> = self.plans.values().map(|p| p.1).collect();
+            ages.sort_unstable();
+            let cut = ages[MAX_PLANS / 4];
+            self.plans.retain(|_, p| p.1 > cut);
+        }
+        self.plans.insert(PlanKey(self.key.0.clone().into_boxed_slice()), (plan, self.clock));
+    }
 }

@@ -1,11 +1,15 @@
 //! The lazily evaluated graph: nodes, the handle on them, what an op must provide, and how pending nodes are run.
 
+mod claim;
 pub(crate) mod flush;
+mod fuse;
 pub(crate) mod node;
 pub(crate) mod op;
 pub(crate) mod pending;
+mod plan;
+pub(crate) mod run;
 
-pub use node::Tensor;
+pub use node::{LeafId, Tensor};
 #[allow(unused_imports)]
 pub(crate) use node::{Node, record, record_all, record_on};
 #[allow(unused_imports)]

@@ -33,6 +33,17 @@ pub(crate) const PENDING: u8 = 0;
 pub(crate) const READY: u8 = 1;
 pub(crate) const FAILED: u8 = 2;
 
+/// The identity of a place where gradients end: a parameter, or a tensor that asked for its gradient. Stable over a parameter's updates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LeafId(pub(crate) u64);
+
+impl LeafId {
+    /// A new identity.
+    pub(crate) fn new() -> LeafId {
+        LeafId(SEQ.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
 pub(crate) type Inputs = SmallVec<[Tensor; 3]>;
 
 pub(crate) struct Node {
@@ -43,6 +54,8 @@ pub(crate) struct Node {
     /// Whether a gradient can flow through this node.
     pub requires_grad: bool,
     pub state: AtomicU8,
+    /// A place where gradients end, and the key under which they are found.
+    pub leaf: Option<LeafId>,
     /// Scratch of the flush that holds the executor's lock: epoch << 32 | entry.
     pub mark: AtomicU64,
     body: Mutex<Body>,
@@ -103,6 +116,7 @@ impl Node {
             outs: SmallVec::from_iter([meta]),
             requires_grad,
             state: AtomicU8::new(READY),
+            leaf: None,
             mark: AtomicU64::new(0),
             body: Mutex::new(body),
         };
@@ -137,23 +151,31 @@ pub(crate) fn record_on(device: Device, op: Arc<dyn Op>, inputs: &[&Tensor]) -> 
         }
     }
     let requires_grad = grad_enabled() && inputs.iter().any(|t| t.node.requires_grad) && outs.iter().any(|o| o.dtype.is_float());
-    Ok(insert(device, op, inputs.iter().map(|&t| t.clone()).collect(), outs, requires_grad))
+    Ok(insert(device, op, inputs.iter().map(|&t| t.clone()).collect(), outs, requires_grad, None))
 }
 
 /// Puts a node into the graph.
-pub(crate) fn insert(device: Device, op: Arc<dyn Op>, inputs: Inputs, outs: Outputs, requires_grad: bool) -> Tensor {
-    let body = Body { op: Some(op), inputs, ..Body::default() };
+pub(crate) fn insert(
+    device: Device,
+    op: Arc<dyn Op>,
+    inputs: Inputs,
+    outs: Outputs,
+    requires_grad: bool,
+    leaf: Option<LeafId>,
+) -> Tensor {
+    let body = Body { op: Some(op.clone()), inputs, ..Body::default() };
     let node = Arc::new(Node {
         seq: SEQ.fetch_add(1, Ordering::Relaxed),
         device,
         outs,
         requires_grad,
         state: AtomicU8::new(PENDING),
+        leaf,
         mark: AtomicU64::new(0),
         body: Mutex::new(body),
     });
     let tensor = Tensor { node, out: 0 };
-    pending::push(&tensor);
+    pending::push(&tensor, &op.class());
     tensor
 }
 

@@ -172,6 +172,11 @@ pub(crate) trait Op: Debug + Send + Sync {
         Reads::Contiguous
     }
 
+    /// Whether its vjp must be called even where no input wants a gradient (it finds gradients of its own).
+    fn is_effectful(&self) -> bool {
+        false
+    }
+
     /// The part that a slice takes: autograd puts the gradients of the slices of one tensor together in one buffer.
     fn slice_spec(&self) -> Option<&crate::ops::view::SliceSpec> {
         None

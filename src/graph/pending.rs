@@ -1,6 +1,96 @@
-//! The bound on what is recorded and not yet run.
+//! The bound on what is recorded and not yet run. It depends on recorded nodes and bytes alone, so that a loop is cut at the same place in
+//! every round.
 
-use super::Tensor;
+use super::node::{FAILED, Node, PENDING};
+use super::op::Class;
+use super::{Tensor, flush};
+use crate::stats::{COUNTERS, count};
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+
+/// Pending nodes above which the live ones are run.
+const MAX_NODES: usize = 32_768;
+/// Bytes of recorded kernel outputs above which the live ones are run.
+const MAX_BYTES: u64 = 16 << 30;
+
+struct Window {
+    nodes: Vec<Weak<Node>>,
+    /// The length at which dead and finished entries are swept out.
+    sweep: usize,
+    bytes: u64,
+}
+
+static WINDOW: Mutex<Window> = Mutex::new(Window { nodes: Vec::new(), sweep: 4096, bytes: 0 });
+static LAZY: AtomicBool = AtomicBool::new(true);
+
+/// Whether ops wait for a flush. `FORNAX_LAZY=0` runs each when it is called.
+pub(crate) fn set_lazy(on: bool) {
+    LAZY.store(on, Ordering::Relaxed);
+}
+
+fn lazy() -> bool {
+    static FROM_ENV: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *FROM_ENV.get_or_init(|| std::env::var("FORNAX_LAZY").map_or(true, |v| v != "0")) && LAZY.load(Ordering::Relaxed)
+}
 
 /// Notes a new pending node, and flushes when the bound is passed.
-pub(crate) fn push(_tensor: &Tensor) {}
+pub(crate) fn push(tensor: &Tensor, class: &Class) {
+    count(&COUNTERS.recorded, 1);
+    let full = {
+        let mut w = WINDOW.lock().unwrap_or_else(|e| e.into_inner());
+        w.nodes.push(Arc::downgrade(&tensor.node));
+        if let Class::Kernel = class {
+            w.bytes += tensor.node.outs.iter().map(|o| (o.layout.numel() * o.dtype.size()) as u64).sum::<u64>();
+        }
+        if w.nodes.len() >= w.sweep {
+            w.nodes.retain(|n| n.upgrade().is_some_and(|n| n.state.load(Ordering::Relaxed) == PENDING));
+            w.sweep = (2 * w.nodes.len()).clamp(4096, MAX_NODES);
+        }
+        w.nodes.len() >= MAX_NODES || w.bytes > MAX_BYTES
+    };
+    if full {
+        cut();
+    } else if !lazy() {
+        keep_error(tensor, flush::flush(std::slice::from_ref(tensor)));
+    }
+}
+
+/// Forgets the bytes recorded so far: a flush has run.
+pub(crate) fn flushed() {
+    WINDOW.lock().unwrap_or_else(|e| e.into_inner()).bytes = 0;
+}
+
+/// The nodes that are still pending, oldest first.
+pub(crate) fn live() -> Vec<Arc<Node>> {
+    let w = WINDOW.lock().unwrap_or_else(|e| e.into_inner());
+    w.nodes.iter().filter_map(Weak::upgrade).filter(|n| n.state.load(Ordering::Relaxed) == PENDING).collect()
+}
+
+/// Runs everything that is pending and has no pending consumer.
+fn cut() {
+    let nodes = live();
+    let mut consumed: HashSet<*const Node> = HashSet::new();
+    for n in &nodes {
+        consumed.extend(n.body().inputs.iter().map(|t| Arc::as_ptr(&t.node)));
+    }
+    let roots: Vec<Tensor> =
+        nodes.into_iter().filter(|n| !consumed.contains(&Arc::as_ptr(n))).map(|node| Tensor { node, out: 0 }).collect();
+    if let Err(e) = flush::flush(&roots) {
+        roots.iter().for_each(|t| keep_error(t, Err(e.clone())));
+    }
+    let mut w = WINDOW.lock().unwrap_or_else(|e| e.into_inner());
+    w.nodes.retain(|n| n.upgrade().is_some_and(|n| n.state.load(Ordering::Relaxed) == PENDING));
+    w.sweep = (2 * w.nodes.len()).clamp(4096, MAX_NODES);
+    w.bytes = 0;
+}
+
+/// An error in a flush that nobody asked for stays with the node; the next read returns it.
+fn keep_error(tensor: &Tensor, result: crate::Result<()>) {
+    if let Err(e) = result
+        && !tensor.node.is_ready()
+    {
+        tensor.node.body().error = Some(e);
+        tensor.node.state.store(FAILED, Ordering::Release);
+    }
+}

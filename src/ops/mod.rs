@@ -26,5 +26,7 @@ pub(crate) mod slice_assign;
 pub(crate) mod sort;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod custom;
+pub(crate) mod transfer;
 pub(crate) mod view;
 mod view_methods;

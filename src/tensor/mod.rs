@@ -2,5 +2,7 @@
 
 mod args;
 mod operators;
+mod io;
 
 pub use args::{Axes, Operand, Options};
+pub use io::eval;

@@ -15,6 +15,8 @@ pub(crate) struct CpuBuffer {
     len: usize,
     capacity: usize,
     map: Option<std::sync::Arc<memmap2::Mmap>>,
+    /// A window on another buffer.
+    borrowed: bool,
 }
 
 // SAFETY: the bytes are plain memory; the graph's executor orders the accesses.
@@ -76,7 +78,7 @@ impl CpuBuffer {
         };
         let now = IN_USE.fetch_add(capacity, Ordering::Relaxed) + capacity;
         PEAK.fetch_max(now, Ordering::Relaxed);
-        Ok(CpuBuffer { ptr, len: bytes, capacity, map: None })
+        Ok(CpuBuffer { ptr, len: bytes, capacity, map: None, borrowed: false })
     }
 
     /// A buffer with these bytes.
@@ -90,7 +92,18 @@ impl CpuBuffer {
     /// A range of a memory-mapped file, without a copy. Such a buffer is never written.
     pub fn from_map(map: std::sync::Arc<memmap2::Mmap>, range: std::ops::Range<usize>) -> CpuBuffer {
         let bytes = &map[range];
-        CpuBuffer { ptr: NonNull::from(bytes).cast(), len: bytes.len(), capacity: 0, map: Some(map) }
+        CpuBuffer { ptr: NonNull::from(bytes).cast(), len: bytes.len(), capacity: 0, map: Some(map), borrowed: false }
+    }
+
+    /// The buffer from byte `offset` on.
+    ///
+    /// # Safety
+    /// The result must not outlive `self`.
+    pub unsafe fn window(&self, offset: usize) -> CpuBuffer {
+        let offset = offset.min(self.len);
+        // SAFETY: within the buffer.
+        let ptr = unsafe { self.ptr.add(offset) };
+        CpuBuffer { ptr, len: self.len - offset, capacity: 0, map: self.map.clone(), borrowed: true }
     }
 
     /// Its size in bytes, as asked for.
@@ -128,7 +141,7 @@ impl CpuBuffer {
 
 impl Drop for CpuBuffer {
     fn drop(&mut self) {
-        if self.map.is_none() {
+        if self.map.is_none() && !self.borrowed {
             IN_USE.fetch_sub(self.capacity, Ordering::Relaxed);
             POOLED.fetch_add(self.capacity, Ordering::Relaxed);
             let mut pool = POOL.lock().unwrap_or_else(|e| e.into_inner());

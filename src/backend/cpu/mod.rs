@@ -11,3 +11,4 @@ mod tile;
 
 #[allow(unused_imports)]
 pub(crate) use ctx::{Arg, CpuCtx};
+pub(crate) use fused::{fused, epilogue}; pub(crate) fn reduce(_k: &crate::codegen::kernel::FusedReduce, _b: &[&memory::CpuBuffer], _s: &[crate::Scalar]) {}

@@ -126,11 +126,11 @@ impl Gpu {
         Ok(plan)
     }
 
-    /// Encodes and submits: `buffers` are the plan's, by index; `word` gives the value of a `Param::Remote`.
+    /// Encodes and submits: `buffers` are the plan's, by index, each with the byte (a multiple of 256) at which its tensor starts; `word` gives the value of a `Param::Remote`.
     ///
     /// # Errors
     /// `Error::DeviceLost`, `Error::OutOfMemory`, or `Error::Kernel` for what wgpu refuses.
-    pub fn run(&self, plan: &Compiled, buffers: &[&GpuBuffer], word: &dyn Fn(&Param) -> u32) -> Result<()> {
+    pub fn run(&self, plan: &Compiled, buffers: &[(&GpuBuffer, u64)], word: &dyn Fn(&Param) -> u32) -> Result<()> {
         self.alive()?;
         if plan.steps.is_empty() {
             return Ok(());
@@ -147,7 +147,7 @@ impl Gpu {
         }
     }
 
-    fn encode(&self, plan: &Compiled, buffers: &[&GpuBuffer], word: &dyn Fn(&Param) -> u32) -> Result<()> {
+    fn encode(&self, plan: &Compiled, buffers: &[(&GpuBuffer, u64)], word: &dyn Fn(&Param) -> u32) -> Result<()> {
         let buffer = |i: usize| buffers.get(i).copied().ok_or_else(|| self.failed("run", format!("the plan has no buffer {i}")));
         // Held until the submit, so that another thread's replay of this plan cannot change the parameters in between.
         let mut blocks = lock(&plan.blocks);
@@ -162,7 +162,7 @@ impl Gpu {
                     // A clear costs a new pass, about a microsecond; a fill kernel would cost about the same, and pages of new memory
                     // would be cleared twice.
                     drop(pass.take());
-                    let b = buffer(*i)?;
+                    let b = buffer(*i)?.0;
                     encoder.clear_buffer(b.raw(), 0, Some(b.padded()));
                 }
                 Step::Dispatch { label, pipeline, bindings, params: at, groups } => {
@@ -245,19 +245,20 @@ impl Gpu {
         label: &str,
         pipeline: &Pipeline,
         bindings: &[(Slot, u64)],
-        buffer: &dyn Fn(usize) -> Result<&'a GpuBuffer>,
+        buffer: &dyn Fn(usize) -> Result<(&'a GpuBuffer, u64)>,
     ) -> Result<wgpu::BindGroup> {
         let mut key: GroupKey = (pipeline.layouts.id, SmallVec::new());
         let mut raws: SmallVec<[&wgpu::Buffer; 8]> = SmallVec::new();
         for (k, (slot, offset)) in bindings.iter().enumerate() {
-            let (id, raw, size) = match slot {
+            let (id, raw, size, start) = match slot {
                 Slot::Buffer(i) => {
-                    let b = buffer(*i)?;
-                    (b.id(), b.raw(), b.padded())
+                    let (b, start) = buffer(*i)?;
+                    (b.id(), b.raw(), b.padded(), start)
                 }
-                _ => (0, &self.fault, 16),
+                _ => (0, &self.fault, 16, 0),
             };
-            if *offset >= size {
+            let offset = offset + start;
+            if offset >= size {
                 return Err(self.failed(label, format!("binding {k} starts at byte {offset} of {size}")));
             }
             if size - offset > self.caps.max_binding && !SPLITS.contains(&label) {
@@ -265,7 +266,7 @@ impl Gpu {
                 return Err(self.failed(label, message));
             }
             let size = (size - offset).min(self.caps.max_binding);
-            key.1.push((id, *offset, size));
+            key.1.push((id, offset, size));
             raws.push(raw);
         }
         Ok(lock(&self.bind_groups).get(key.clone(), || {

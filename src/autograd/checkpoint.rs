@@ -1,0 +1,102 @@
+//! Memory for time: a part of a model whose activations are computed again in the backward pass.
+
+use super::{Pass, deposit, no_grad};
+use crate::backend::cpu::CpuCtx;
+use crate::codegen::dispatch::GpuKernel;
+use crate::graph::node::{Inputs, grad_enabled, insert, with_grad};
+use crate::graph::{Class, GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp};
+use crate::{Error, Result, Tensor};
+use std::sync::Arc;
+
+type Function = dyn Fn(&[Tensor]) -> Result<Tensor> + Send + Sync;
+
+/// The value of `f`, computed without a tape; going back calls `f` once more.
+struct Checkpoint {
+    f: Arc<Function>,
+}
+
+impl std::fmt::Debug for Checkpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Checkpoint")
+    }
+}
+
+/// Calls `f` on the inputs and keeps nothing of its inside for the backward pass, which calls `f` again. The gradients are the same, those of
+/// parameters that `f` has captured too; `f` must compute the same thing each time (random numbers included: draw them outside).
+///
+/// # Errors
+/// What `f` returns.
+///
+/// ```
+/// use fornax::{Device, Tensor, checkpoint};
+/// let x = Tensor::from_vec(vec![0.5f32, 1.0], 2, Device::cpu())?.requires_grad();
+/// let y = checkpoint(&[&x], |x| x[0].try_exp()?.try_mul(&x[0]))?;
+/// let grads = y.sum(()).backward()?;
+/// assert!((grads.get(&x).unwrap().to_vec::<f32>()?[1] - 2.0 * 1f32.exp()).abs() < 1e-5);
+/// # Ok::<(), fornax::Error>(())
+/// ```
+pub fn checkpoint(inputs: &[&Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor> + Send + Sync + 'static) -> Result<Tensor> {
+    let detached: Vec<Tensor> = inputs.iter().map(|t| t.detach()).collect();
+    let value = no_grad(|| f(&detached))?;
+    if !grad_enabled() || !value.dtype().is_float() {
+        return Ok(value);
+    }
+    let mut all: Inputs = smallvec::smallvec![value.clone()];
+    all.extend(inputs.iter().map(|&t| t.clone()));
+    let outs = smallvec::smallvec![value.meta().clone()];
+    Ok(insert(value.node.device, Arc::new(Checkpoint { f: Arc::new(f) }), all, outs, true, None))
+}
+
+impl Op for Checkpoint {
+    fn name(&self) -> &'static str {
+        "checkpoint"
+    }
+
+    fn class(&self) -> Class<'_> {
+        Class::View
+    }
+
+    fn key(&self, _key: &mut Key) {}
+
+    fn infer(&self, inputs: &[&Meta]) -> Result<Outputs> {
+        Ok(smallvec::smallvec![inputs[0].clone()])
+    }
+
+    fn saves(&self) -> Saves {
+        Saves::default()
+    }
+
+    fn is_effectful(&self) -> bool {
+        true
+    }
+
+    fn vjp(&self, ctx: &Vjp) -> Result<Vec<Option<Tensor>>> {
+        let create_graph = grad_enabled();
+        let xs: Vec<Tensor> = ctx.inputs[1..]
+            .iter()
+            .map(|x| if x.node.requires_grad && x.dtype().is_float() { x.requires_grad() } else { x.clone() })
+            .collect();
+        let y = with_grad(true, || (self.f)(&xs))?;
+        let mut grads = vec![None; ctx.inputs.len()];
+        if !y.node.requires_grad {
+            return Ok(grads);
+        }
+        let mut pass = Pass { create_graph, ..Pass::default() };
+        pass.run(vec![(y, ctx.cotangent()?.clone())])?;
+        for (x, g) in xs.iter().zip(&mut grads[1..]) {
+            *g = pass.gradients.take(x);
+        }
+        for (id, g) in pass.gradients.by_leaf {
+            deposit(id, g);
+        }
+        Ok(grads)
+    }
+
+    fn cpu(&self, ctx: &CpuCtx) -> Result<()> {
+        ctx.unsupported()
+    }
+
+    fn gpu(&self, _ctx: &GpuCtx) -> Result<GpuKernel> {
+        Err(Error::Kernel { op: self.name().into(), message: "a view does no work".into() })
+    }
+}

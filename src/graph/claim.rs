@@ -1,0 +1,379 @@
+//! What a flush claims: the pending ancestors of its roots, who still needs them afterwards, and the key under which their plan is cached.
+
+use super::Tensor;
+use super::node::{Body, FAILED, Node, READY, release};
+use super::op::{Class, Key, Meta, Op};
+use super::pending;
+use crate::backend::Storage;
+use crate::layout::Layout;
+use crate::{Device, Result};
+use smallvec::SmallVec;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// An input of an entry: output `out` of another entry or of a leaf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Ref {
+    Entry(u32, u32),
+    Leaf(u32, u32),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    View,
+    Pointwise,
+    Reduce,
+    Kernel,
+    Host,
+}
+
+/// A pending node.
+pub(super) struct Entry {
+    pub node: Arc<Node>,
+    pub op: Arc<dyn Op>,
+    pub kind: Kind,
+    pub inputs: SmallVec<[Ref; 4]>,
+    /// Handles on this node among the claimed nodes' inputs.
+    edges: usize,
+    /// A gradient graph that is not spent runs through it.
+    taped: bool,
+    /// Its outputs get memory that outlives the flush.
+    pub keep: bool,
+}
+
+/// A node with a value.
+pub(super) struct Leaf {
+    pub node: Arc<Node>,
+    pub values: SmallVec<[Option<Arc<Storage>>; 1]>,
+    edges: usize,
+    /// Nobody reads it after this flush, so its buffer may be overwritten.
+    pub donated: bool,
+    /// The layouts as the plan sees them, and what a replay adds: the first element of each output, in elements.
+    pub layouts: SmallVec<[Layout; 1]>,
+    pub offsets: SmallVec<[usize; 1]>,
+}
+
+#[derive(Default)]
+pub(super) struct Claim {
+    pub device: Option<Device>,
+    pub entries: Vec<Entry>,
+    pub leaves: Vec<Leaf>,
+    /// Dropped after the executor's lock is gone.
+    pub garbage: Vec<Tensor>,
+}
+
+const VISITED: u64 = u32::MAX as u64;
+const LEAF: u64 = 1 << 31;
+static EPOCH: AtomicU32 = AtomicU32::new(0);
+
+fn kind(op: &dyn Op) -> Kind {
+    match op.class() {
+        Class::View => Kind::View,
+        Class::Pointwise(_) => Kind::Pointwise,
+        Class::Reduce(..) => Kind::Reduce,
+        Class::Kernel => Kind::Kernel,
+        Class::Host => Kind::Host,
+    }
+}
+
+impl Claim {
+    /// Collects the pending ancestors of the roots, in the order of recording. Host steps are taken in without their ancestors: the caller
+    /// runs them first.
+    pub fn collect(roots: &[Tensor], owned: bool) -> Result<Claim> {
+        let epoch = (EPOCH.fetch_add(1, Ordering::Relaxed) as u64 + 1) << 32;
+        let mut nodes: Vec<(u64, Arc<Node>)> = Vec::new();
+        let mut stack: Vec<Arc<Node>> = roots.iter().filter(|t| !t.node.is_ready()).map(|t| t.node.clone()).collect();
+        while let Some(node) = stack.pop() {
+            if node.mark.swap(epoch | VISITED, Ordering::Relaxed) == epoch | VISITED {
+                continue;
+            }
+            if node.state.load(Ordering::Acquire) == FAILED {
+                let mut body = node.body();
+                node.state.store(super::node::PENDING, Ordering::Release);
+                if let Some(e) = body.error.take() {
+                    return Err(e);
+                }
+            }
+            {
+                let body = node.body();
+                if !body.op.as_ref().is_some_and(|op| matches!(op.class(), Class::Host)) {
+                    for t in &body.inputs {
+                        if t.node.state.load(Ordering::Acquire) != READY && t.node.mark.load(Ordering::Relaxed) != epoch | VISITED {
+                            stack.push(t.node.clone());
+                        }
+                    }
+                }
+            }
+            nodes.push((node.seq, node));
+        }
+        nodes.sort_by_key(|n| n.0);
+        let mut claim = Claim::default();
+        claim.device = nodes.first().map(|n| n.1.device);
+        claim.entries.reserve(nodes.len());
+        for (_, node) in nodes {
+            claim.add(node, epoch);
+        }
+        if owned {
+            claim.add_readers(epoch);
+        }
+        Ok(claim)
+    }
+
+    /// Takes a node in: as an entry, or, for a view of something that has a value, by giving it that value.
+    fn add(&mut self, node: Arc<Node>, epoch: u64) {
+        let mut body = node.body();
+        let Some(op) = body.op.clone() else { return };
+        let kind = kind(&*op);
+        let taped = node.requires_grad && !body.spent && node.leaf.is_none();
+        if kind == Kind::View && body.inputs[0].node.is_ready() {
+            let value = body.inputs[0].storage();
+            // Let go of the base at once: a handle in the garbage would count as a reader of its memory.
+            let mut garbage = Vec::new();
+            finish(&node, &mut body, SmallVec::from_iter([value]), taped, &mut garbage);
+            drop(body);
+            release(garbage);
+            node.mark.store(0, Ordering::Relaxed);
+            return;
+        }
+        let inputs = if kind == Kind::Host { SmallVec::new() } else { body.inputs.iter().map(|t| self.reference(t, epoch)).collect() };
+        drop(body);
+        node.mark.store(epoch | self.entries.len() as u64, Ordering::Relaxed);
+        self.entries.push(Entry { node, op, kind, inputs, edges: 0, taped, keep: false });
+    }
+
+    fn reference(&mut self, t: &Tensor, epoch: u64) -> Ref {
+        let mark = t.node.mark.load(Ordering::Relaxed);
+        let known = mark & !VISITED == epoch && mark != epoch | VISITED;
+        if known && mark & LEAF == 0 {
+            let i = (mark & VISITED) as usize;
+            self.entries[i].edges += 1;
+            return Ref::Entry(i as u32, t.out);
+        }
+        let i = if known { (mark & VISITED & !LEAF) as usize } else { self.leaf(&t.node, epoch) };
+        self.leaves[i].edges += 1;
+        Ref::Leaf(i as u32, t.out)
+    }
+
+    fn leaf(&mut self, node: &Arc<Node>, epoch: u64) -> usize {
+        let values = node.body().values.clone();
+        let mut layouts = SmallVec::new();
+        let mut offsets = SmallVec::new();
+        for m in &node.outs {
+            let (layout, offset) = movable(node.device, m);
+            layouts.push(layout);
+            offsets.push(offset);
+        }
+        node.mark.store(epoch | LEAF | self.leaves.len() as u64, Ordering::Relaxed);
+        self.leaves.push(Leaf { node: node.clone(), values, edges: 0, donated: false, layouts, offsets });
+        self.leaves.len() - 1
+    }
+
+    /// Before an owner's update: whoever else would read a leaf that only the claimed nodes hold is run in the same flush.
+    fn add_readers(&mut self, epoch: u64) {
+        let mut wanted: Vec<Arc<Node>> = pending::live();
+        wanted.retain(|n| n.mark.load(Ordering::Relaxed) & !VISITED != epoch && Some(n.device) == self.device);
+        for node in wanted {
+            let reads = node.body().inputs.iter().any(|t| {
+                let mark = t.node.mark.load(Ordering::Relaxed);
+                mark & !VISITED == epoch && (mark & LEAF != 0 || self.entries[(mark & VISITED) as usize].kind == Kind::View)
+            });
+            let all_known = node.body().inputs.iter().all(|t| t.node.is_ready() || t.node.mark.load(Ordering::Relaxed) & !VISITED == epoch);
+            if reads && all_known {
+                self.add(node, epoch);
+            }
+        }
+    }
+
+    /// The host steps among the claimed nodes.
+    pub fn hosts(&self) -> Vec<Arc<Node>> {
+        self.entries.iter().filter(|e| e.kind == Kind::Host).map(|e| e.node.clone()).collect()
+    }
+
+    /// The meta of a reference as the plan sees it.
+    pub fn meta(&self, r: Ref) -> (crate::DType, &Layout) {
+        match r {
+            Ref::Entry(i, out) => {
+                let m = &self.entries[i as usize].node.outs[out as usize];
+                (m.dtype, &m.layout)
+            }
+            Ref::Leaf(i, out) => {
+                let l = &self.leaves[i as usize];
+                (l.node.outs[out as usize].dtype, &l.layouts[out as usize])
+            }
+        }
+    }
+
+    /// Decides which nodes get memory of their own beyond the flush, and which leaves may be overwritten.
+    pub fn liveness(&mut self, roots: &[Tensor]) {
+        for t in roots {
+            let mark = t.node.mark.load(Ordering::Relaxed);
+            if !t.node.is_ready() && mark & LEAF == 0 {
+                self.entries[(mark & VISITED) as usize].keep = true;
+            }
+        }
+        // A live handle stays a recipe where that is cheap (pointwise) and its inputs survive; otherwise it is kept. What an unspent
+        // gradient graph would have to compute again at a cost is kept too.
+        let external: Vec<bool> = self.entries.iter().map(|e| Arc::strong_count(&e.node) > 1 + e.edges).collect();
+        for i in 0..self.entries.len() {
+            let e = &self.entries[i];
+            let mut keep = e.keep;
+            if e.taped && matches!(e.kind, Kind::Kernel | Kind::Reduce) {
+                keep = true;
+                let saved = e.op.saves().inputs;
+                let inputs = e.inputs.clone();
+                for (k, r) in inputs.iter().enumerate() {
+                    if saved >> k.min(31) & 1 == 1
+                        && let Ref::Entry(j, _) = *r
+                    {
+                        self.entries[j as usize].keep = true;
+                    }
+                }
+            } else if external[i] && !keep {
+                let survives = |r: &Ref| match *r {
+                    Ref::Entry(j, _) => self.entries[j as usize].keep,
+                    Ref::Leaf(j, _) => {
+                        let l = &self.leaves[j as usize];
+                        Arc::strong_count(&l.node) > 1 + l.edges
+                    }
+                };
+                keep = e.kind != Kind::Pointwise || e.inputs.is_empty() || !e.inputs.iter().all(survives);
+            }
+            self.entries[i].keep = keep;
+        }
+        self.donations(&external);
+    }
+
+    /// A leaf is donated when every handle on it belongs to a claimed node that lets go of its inputs, and every view of its memory is too.
+    fn donations(&mut self, external: &[bool]) {
+        let mut alive: Vec<bool> = external.to_vec();
+        let mut held = vec![false; self.leaves.len()];
+        for i in (0..self.entries.len()).rev() {
+            let e = &self.entries[i];
+            if e.taped || (alive[i] && !e.keep) {
+                for r in &e.inputs {
+                    match *r {
+                        Ref::Entry(j, _) => alive[j as usize] = true,
+                        Ref::Leaf(j, _) => held[j as usize] = true,
+                    }
+                }
+            }
+        }
+        let mut memory: HashMap<*const Storage, (usize, bool)> = HashMap::new();
+        for (l, held) in self.leaves.iter().zip(&held) {
+            let free = !held && Arc::strong_count(&l.node) == 1 + l.edges;
+            for v in l.values.iter().flatten() {
+                // Two references a leaf: the node's and ours.
+                let m = memory.entry(Arc::as_ptr(v)).or_insert((Arc::strong_count(v), true));
+                m.0 = m.0.saturating_sub(2);
+                m.1 &= free;
+            }
+        }
+        for l in &mut self.leaves {
+            l.donated = l.values.iter().flatten().all(|v| memory[&Arc::as_ptr(v)] == (0, true) && v.is_writable());
+        }
+    }
+
+    /// The key of the plan, written into a reused buffer.
+    pub fn key(&self, key: &mut Key, fuse: bool, owned: bool) {
+        key.0.clear();
+        key.add(self.device.map_or(0, |d| d.word()) << 2 | (fuse as u64) << 1 | owned as u64);
+        key.add((self.entries.len() as u64) << 32 | self.leaves.len() as u64);
+        let mut memory: SmallVec<[*const Storage; 16]> = SmallVec::new();
+        for l in &self.leaves {
+            key.add((l.donated as u64) << 32 | l.layouts.len() as u64);
+            for (k, layout) in l.layouts.iter().enumerate() {
+                let at = l.values[k].as_ref().map(Arc::as_ptr);
+                let alias = at.map_or(0, |p| memory.iter().position(|&m| m == p).map_or(0, |i| i + 1));
+                if let Some(p) = at {
+                    memory.push(p);
+                }
+                key.add(l.node.outs[k].dtype as u64 | (alias as u64) << 8 | (at.is_some() as u64) << 48);
+                add_layout(key, layout);
+            }
+        }
+        for e in &self.entries {
+            key.add((e.keep as u64) << 8 | e.kind as u64 | (e.inputs.len() as u64) << 16);
+            for r in &e.inputs {
+                key.add(match *r {
+                    Ref::Entry(i, out) => (i as u64) << 32 | out as u64,
+                    Ref::Leaf(i, out) => 1 << 63 | (i as u64) << 32 | out as u64,
+                });
+            }
+            if e.kind != Kind::Pointwise {
+                key.add(e.op.name().as_ptr() as u64);
+                for o in &e.node.outs {
+                    key.add(o.dtype as u64);
+                    add_layout(key, &o.layout);
+                }
+            }
+            let at = key.0.len();
+            e.op.key(key);
+            let len = key.0.len() - at;
+            key.add(len as u64);
+        }
+    }
+}
+
+fn add_layout(key: &mut Key, l: &Layout) {
+    key.add((l.offset as u64) << 8 | l.shape.rank() as u64);
+    key.0.extend(l.shape.iter().map(|&d| d as u64));
+    if !l.is_contiguous() {
+        key.0.extend(l.strides.iter().map(|&s| s as u64));
+    } else {
+        key.add(u64::MAX);
+    }
+}
+
+/// The layout that the plan is made for, and the offset that a replay adds: a slice at another place needs no new plan. Not where the
+/// layout reaches backward, and on the GPU only at a multiple of the binding alignment.
+fn movable(device: Device, m: &Meta) -> (Layout, usize) {
+    let mut layout = m.layout.clone();
+    let aligned = !device.is_gpu() || (layout.offset * m.dtype.gpu_size()).is_multiple_of(256);
+    if layout.offset == 0 || !aligned || layout.strides.iter().any(|&s| s < 0) {
+        return (layout, 0);
+    }
+    let offset = std::mem::take(&mut layout.offset);
+    (layout, offset)
+}
+
+/// Gives a node its values; drops its op and inputs unless a gradient graph still needs them.
+pub(super) fn finish(
+    node: &Node,
+    body: &mut Body,
+    values: SmallVec<[Option<Arc<Storage>>; 1]>,
+    taped: bool,
+    garbage: &mut Vec<Tensor>,
+) {
+    body.values = values;
+    body.error = None;
+    if !taped {
+        body.op = None;
+        garbage.extend(std::mem::take(&mut body.inputs));
+    }
+    node.state.store(READY, Ordering::Release);
+}
+
+impl Claim {
+    /// Hands out the values: `value` gives the memory of an entry's output.
+    pub fn commit(&mut self, value: impl Fn(usize, usize) -> Option<Arc<Storage>>) {
+        for i in 0..self.entries.len() {
+            let e = &self.entries[i];
+            if !e.keep {
+                continue;
+            }
+            let values = (0..e.node.outs.len()).map(|out| value(i, out)).collect();
+            let node = e.node.clone();
+            let mut body = node.body();
+            finish(&node, &mut body, values, e.taped, &mut self.garbage);
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let garbage = std::mem::take(&mut self.garbage);
+        self.entries.clear();
+        release(garbage);
+    }
+}

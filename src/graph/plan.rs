@@ -1,0 +1,524 @@
+//! A plan: the steps of a flush, and which buffer each one reads and writes. It holds indices and data, never nodes or ops.
+
+use super::claim::{Claim, Kind, Ref};
+use super::fuse::Fuser;
+use super::op::{Class, GpuCtx, Meta, Reads};
+use crate::codegen::dispatch::{Caps, GpuStep};
+use crate::codegen::kernel::{Epilogue, Fused, FusedReduce, Operand, collapse};
+use crate::layout::Layout;
+use crate::{DType, Device, Result};
+use std::collections::HashMap;
+
+/// An input or output of an op's own kernel.
+#[derive(Clone, Debug)]
+pub(super) struct Port {
+    pub buffer: usize,
+    pub reads: Reads,
+    pub dtype: DType,
+    pub layout: Layout,
+}
+
+#[derive(Debug)]
+pub(super) enum Work {
+    Fused(Fused),
+    Reduce(FusedReduce),
+    /// The kernel of entry `entry`'s op.
+    Op {
+        entry: usize,
+        inputs: Vec<Port>,
+        outputs: Vec<Port>,
+        epilogue: Option<Epilogue>,
+        /// Output 0 is input 0's memory.
+        in_place: bool,
+    },
+}
+
+#[derive(Debug)]
+pub(super) struct Step {
+    pub work: Work,
+    /// On the GPU: the op's steps, with their slots still the op's own.
+    gpu: Vec<GpuStep>,
+    reads: Vec<usize>,
+    writes: Vec<usize>,
+    temps: Vec<usize>,
+}
+
+/// Where a buffer of a plan comes from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Source {
+    /// Output `out` of leaf `leaf`.
+    Leaf(usize, usize),
+    /// Allocated at each replay, with this many bytes.
+    Fresh(usize),
+}
+
+#[derive(Default)]
+pub(super) struct Plan {
+    pub buffers: Vec<Source>,
+    pub steps: Vec<Step>,
+    /// The buffer of an entry's output that outlives the flush.
+    pub results: HashMap<(usize, usize), usize>,
+    pub donations: u64,
+    pub refused: u64,
+    #[cfg(feature = "wgpu")]
+    pub compiled: std::sync::OnceLock<crate::backend::gpu::Compiled>,
+}
+
+/// A value that has a buffer, before buffers are shared.
+struct Slot {
+    bytes: usize,
+    leaf: Option<(usize, usize)>,
+    donated: bool,
+    pinned: bool,
+    last_use: usize,
+    buffer: usize,
+}
+
+pub(super) struct Planner<'a> {
+    pub claim: &'a Claim,
+    pub device: Device,
+    pub caps: &'a Caps,
+    pub owned: bool,
+    slots: Vec<Slot>,
+    slot_of: HashMap<Ref, usize>,
+    /// Row-major copies for kernels that cannot read a layout.
+    copies: HashMap<Ref, usize>,
+    /// How many slots in use share a buffer.
+    holders: Vec<usize>,
+    steps: Vec<Step>,
+}
+
+fn bytes(device: Device, dtype: DType, numel: usize) -> usize {
+    numel * if device.is_gpu() { dtype.gpu_size() } else { dtype.size() }
+}
+
+/// Whether a kernel that reads in this way can take the layout as it is.
+pub(super) fn acceptable(device: Device, reads: Reads, dtype: DType, l: &Layout) -> bool {
+    let aligned = || !device.is_gpu() || (l.offset * dtype.gpu_size()).is_multiple_of(256);
+    match reads {
+        Reads::Strided => true,
+        Reads::Contiguous => l.is_contiguous() && aligned(),
+        Reads::Matrix => {
+            let r = l.shape.rank();
+            if r < 2 || l.strides.iter().any(|&s| s < 0) {
+                return l.is_contiguous();
+            }
+            let (m, n) = (l.shape[r - 2], l.shape[r - 1]);
+            let (sm, sn) = (l.strides[r - 2], l.strides[r - 1]);
+            let rows = (n <= 1 || sn == 1) && (m <= 1 || sm >= n as isize);
+            let columns = (m <= 1 || sm == 1) && (n <= 1 || sn >= m as isize);
+            rows || columns
+        }
+    }
+}
+
+impl<'a> Planner<'a> {
+    pub fn build(claim: &'a Claim, device: Device, caps: &'a Caps, fuse: bool, owned: bool) -> Result<Plan> {
+        let mut p = Planner {
+            claim,
+            device,
+            caps,
+            owned,
+            slots: Vec::new(),
+            slot_of: HashMap::new(),
+            copies: HashMap::new(),
+            holders: Vec::new(),
+            steps: Vec::new(),
+        };
+        let fuser = Fuser::new(claim, device, fuse);
+        p.schedule(&fuser)?;
+        p.finish()
+    }
+
+    /// The slot of a value that is a leaf's or a stored entry's.
+    fn slot(&mut self, r: Ref) -> usize {
+        if let Some(&s) = self.slot_of.get(&r) {
+            return s;
+        }
+        let (dtype, layout) = self.claim.meta(r);
+        let (leaf, donated) = match r {
+            Ref::Leaf(i, out) => (Some((i as usize, out as usize)), self.claim.leaves[i as usize].donated),
+            Ref::Entry(..) => (None, false),
+        };
+        let s = self.slots.len();
+        let bytes = bytes(self.device, dtype, layout.numel());
+        self.slots.push(Slot { bytes, leaf, donated, pinned: false, last_use: 0, buffer: usize::MAX });
+        self.slot_of.insert(r, s);
+        s
+    }
+
+    fn temp(&mut self, bytes: usize) -> usize {
+        self.slots.push(Slot { bytes, leaf: None, donated: false, pinned: false, last_use: 0, buffer: usize::MAX });
+        self.slots.len() - 1
+    }
+
+    fn operands(&mut self, list: Vec<(Option<Ref>, DType, Layout)>) -> Vec<Operand> {
+        list.into_iter()
+            .map(|(r, dtype, l)| Operand { buffer: r.map(|r| self.slot(r)), dtype, strides: l.strides, offset: l.offset })
+            .collect()
+    }
+
+    /// A pointwise kernel that stores the given values, all of one shape.
+    fn fused(&mut self, fuser: &Fuser, values: &[Ref], outputs: Vec<usize>) {
+        let (_, layout) = self.claim.meta(values[0]);
+        let shape = layout.shape.clone();
+        if shape.numel() == 0 {
+            return;
+        }
+        let e = fuser.emit(values, None);
+        let operands = self.operands(e.operands);
+        let reads = operands.iter().filter_map(|o| o.buffer).collect();
+        let kernel = Fused { shape, program: e.program, operands, scalars: e.scalars, outputs: outputs.clone() };
+        self.steps.push(Step { work: Work::Fused(kernel), gpu: Vec::new(), reads, writes: outputs, temps: Vec::new() });
+    }
+
+    fn schedule(&mut self, fuser: &Fuser) -> Result<()> {
+        let claim = self.claim;
+        for i in 0..claim.entries.len() {
+            let e = &claim.entries[i];
+            match e.kind {
+                Kind::View | Kind::Host => {}
+                Kind::Pointwise => {
+                    if let Some(kernel) = fuser.epilogue_of(i) {
+                        self.kernel(fuser, kernel, Some(i))?;
+                    } else if let Some(group) = fuser.group_at(i) {
+                        let values: Vec<Ref> = group.iter().map(|&m| Ref::Entry(m as u32, 0)).collect();
+                        let outputs = values.iter().map(|&v| self.slot(v)).collect();
+                        self.fused(fuser, &values, outputs);
+                    }
+                }
+                Kind::Reduce => self.reduce(fuser, i),
+                Kind::Kernel => {
+                    if !fuser.has_epilogue(i) {
+                        self.kernel(fuser, i, None)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn reduce(&mut self, fuser: &Fuser, i: usize) {
+        let e = &self.claim.entries[i];
+        let Class::Reduce(kind, flags) = e.op.class() else { return };
+        let out = &e.node.outs[0];
+        let output = self.slot(Ref::Entry(i as u32, 0));
+        if out.layout.numel() == 0 {
+            return;
+        }
+        let (_, input) = self.claim.meta(e.inputs[0]);
+        let mut shape = input.shape.clone();
+        let mut reduced = flags.to_vec();
+        let emitted = fuser.emit(&[e.inputs[0]], None);
+        let mut operands = self.operands(emitted.operands);
+        let reads = operands.iter().filter_map(|o| o.buffer).collect();
+        collapse(&mut shape, Some(&mut reduced), &mut operands);
+        let (program, scalars) = (emitted.program, emitted.scalars);
+        let work = FusedReduce { kind, shape, reduced, program, operands, scalars, output, out_dtype: out.dtype };
+        self.steps.push(Step { work: Work::Reduce(work), gpu: Vec::new(), reads, writes: vec![output], temps: Vec::new() });
+    }
+
+    /// The kernel of entry `i`, finished by the pointwise root `root` if there is one.
+    fn kernel(&mut self, fuser: &Fuser, i: usize, root: Option<usize>) -> Result<()> {
+        let e = &self.claim.entries[i];
+        let mut outputs = Vec::new();
+        for (out, m) in e.node.outs.iter().enumerate() {
+            let r = if out == 0 { Ref::Entry(root.unwrap_or(i) as u32, 0) } else { Ref::Entry(i as u32, out as u32) };
+            outputs.push(Port { buffer: self.slot(r), reads: Reads::Contiguous, dtype: m.dtype, layout: m.layout.clone() });
+        }
+        if e.node.outs.iter().all(|m| m.layout.numel() == 0) {
+            return Ok(());
+        }
+        let mut inputs = Vec::new();
+        for (k, &r) in e.inputs.iter().enumerate() {
+            let (dtype, layout) = self.claim.meta(r);
+            if fuser.needs_copy(i, k) {
+                let slot = match self.copies.get(&r) {
+                    Some(&s) => s,
+                    None => {
+                        let s = self.temp(bytes(self.device, dtype, layout.numel()));
+                        self.copies.insert(r, s);
+                        self.fused(fuser, &[r], vec![s]);
+                        s
+                    }
+                };
+                inputs.push(Port { buffer: slot, reads: e.op.reads(k), dtype, layout: Layout::contiguous(layout.shape.clone()) });
+            } else {
+                let base = fuser.base(r);
+                inputs.push(Port { buffer: self.slot(base), reads: e.op.reads(k), dtype, layout: layout.clone() });
+            }
+        }
+        let epilogue = root.map(|root| {
+            let shape = self.claim.entries[root].node.outs[0].layout.shape.clone();
+            let emitted = fuser.emit(&[Ref::Entry(root as u32, 0)], Some(i));
+            let operands = self.operands(emitted.operands);
+            Epilogue { shape, program: emitted.program, operands, scalars: emitted.scalars }
+        });
+        let mut reads: Vec<usize> = inputs.iter().map(|p| p.buffer).collect();
+        reads.extend(epilogue.iter().flat_map(|e| e.operands.iter().filter_map(|o| o.buffer)));
+        let writes = outputs.iter().map(|p| p.buffer).collect();
+        let (mut gpu, mut temps) = (Vec::new(), Vec::new());
+        if self.device.is_gpu() {
+            let meta = |p: &Port| Meta { dtype: p.dtype, layout: p.layout.clone() };
+            let (ins, outs): (Vec<Meta>, Vec<Meta>) = (inputs.iter().map(meta).collect(), outputs.iter().map(meta).collect());
+            let kernel = e.op.gpu(&GpuCtx { inputs: &ins, outputs: &outs, caps: self.caps, epilogue: epilogue.as_ref() })?;
+            temps = kernel.temps.iter().map(|&b| self.temp(b)).collect();
+            gpu = kernel.steps;
+        }
+        let work = Work::Op { entry: i, inputs, outputs, epilogue, in_place: false };
+        self.steps.push(Step { work, gpu, reads, writes, temps });
+        Ok(())
+    }
+
+    /// Lifetimes, in-place outputs, and the sharing of buffers.
+    fn finish(mut self) -> Result<Plan> {
+        let mut plan = Plan::default();
+        for (i, e) in self.claim.entries.iter().enumerate().filter(|(_, e)| e.keep) {
+            for out in 0..e.node.outs.len() {
+                let base = Fuser::base_of(self.claim, Ref::Entry(i as u32, out as u32));
+                let s = self.slot(base);
+                self.slots[s].pinned = true;
+                plan.results.insert((i, out), s);
+            }
+        }
+        if self.device.is_gpu() {
+            self.reduce_temps()?;
+        }
+        for (at, step) in self.steps.iter().enumerate() {
+            for &s in step.reads.iter().chain(&step.writes).chain(&step.temps) {
+                self.slots[s].last_use = at;
+            }
+        }
+        let mut free: Vec<(usize, usize)> = Vec::new(); // (bytes, buffer)
+        for at in 0..self.steps.len() {
+            self.in_place(at, &mut plan);
+            let step = &self.steps[at];
+            let writes: Vec<usize> = step.writes.iter().chain(&step.temps).copied().collect();
+            let reads = step.reads.clone();
+            for s in writes {
+                if self.slots[s].buffer == usize::MAX {
+                    let buffer = take(&mut plan, &mut free, self.slots[s].bytes);
+                    self.hold(s, buffer);
+                }
+            }
+            for s in reads {
+                self.place_leaf(s, &mut plan);
+            }
+            let step = &self.steps[at];
+            let mut done: Vec<usize> = step.reads.iter().chain(&step.writes).chain(&step.temps).copied().collect();
+            done.sort_unstable();
+            done.dedup();
+            for s in done {
+                let slot = &self.slots[s];
+                if slot.last_use == at && !slot.pinned && slot.leaf.is_none() {
+                    let buffer = slot.buffer;
+                    self.holders[buffer] -= 1;
+                    if let Source::Fresh(b) = plan.buffers[buffer]
+                        && self.holders[buffer] == 0
+                    {
+                        free.push((b, buffer));
+                    }
+                }
+            }
+        }
+        // Results that no step computes: empty tensors, and leaves seen through a view.
+        let pinned: Vec<usize> = plan.results.values().copied().collect();
+        for s in pinned {
+            self.place_leaf(s, &mut plan);
+            if self.slots[s].buffer == usize::MAX {
+                plan.buffers.push(Source::Fresh(self.slots[s].bytes));
+                self.hold(s, plan.buffers.len() - 1);
+            }
+        }
+        plan.results.values_mut().for_each(|s| *s = self.slots[*s].buffer);
+        let map: Vec<usize> = self.slots.iter().map(|s| s.buffer).collect();
+        plan.steps = std::mem::take(&mut self.steps);
+        for step in &mut plan.steps {
+            rename(step, &map);
+        }
+        Ok(plan)
+    }
+
+    fn place_leaf(&mut self, s: usize, plan: &mut Plan) {
+        if let Some((leaf, out)) = self.slots[s].leaf
+            && self.slots[s].buffer == usize::MAX
+        {
+            plan.buffers.push(Source::Leaf(leaf, out));
+            self.hold(s, plan.buffers.len() - 1);
+        }
+    }
+
+    fn hold(&mut self, s: usize, buffer: usize) {
+        self.slots[s].buffer = buffer;
+        self.holders.resize(self.holders.len().max(buffer + 1), 0);
+        self.holders[buffer] += 1;
+    }
+
+    /// Lets outputs of step `at` take over the buffers of inputs that nobody reads later.
+    fn in_place(&mut self, at: usize, plan: &mut Plan) {
+        let pairs: Vec<(usize, usize)> = match &self.steps[at].work {
+            Work::Fused(k) => {
+                let here = |o: &Operand| Layout { shape: k.shape.clone(), strides: o.strides.clone(), offset: o.offset }.is_identity();
+                let fits = |s: usize, d: DType, out: DType| {
+                    (0..k.operands.len()).all(|i| k.operands[i].buffer != Some(s) || here(&k.operands[i]))
+                        && bytes(self.device, d, 1) == bytes(self.device, out, 1)
+                };
+                let mut pairs = Vec::new();
+                for (j, &out) in k.outputs.iter().enumerate() {
+                    let dtype = k.program.stores[j].1;
+                    pairs.extend(
+                        k.operands.iter().filter_map(|o| o.buffer.filter(|&s| fits(s, o.dtype, dtype) && s != out)).map(|s| (s, out)),
+                    );
+                }
+                pairs
+            }
+            Work::Op { entry, inputs, outputs, .. } => {
+                let donates = self.claim.entries[*entry].op.donates();
+                let ok = |p: &Port, q: &Port| p.layout.is_identity() && p.dtype == q.dtype && p.layout.numel() == q.layout.numel();
+                let once = |s: usize| inputs.iter().filter(|p| p.buffer == s).count() == 1;
+                donates
+                    .iter()
+                    .filter(|&&(i, o)| ok(&inputs[i], &outputs[o]) && once(inputs[i].buffer))
+                    .map(|&(i, o)| (inputs[i].buffer, outputs[o].buffer))
+                    .collect()
+            }
+            Work::Reduce(_) => Vec::new(),
+        };
+        let mut refused = std::collections::HashSet::new();
+        for (from, to) in pairs {
+            if self.slots[to].buffer != usize::MAX {
+                continue;
+            }
+            let f = &self.slots[from];
+            let last = f.last_use == at && !f.pinned;
+            let alone = f.buffer == usize::MAX || self.holders[f.buffer] == 1;
+            let same = f.bytes == self.slots[to].bytes;
+            let free = match f.leaf {
+                None => true,
+                Some(_) => f.donated,
+            };
+            if last && alone && same && free {
+                self.place_leaf(from, plan);
+                self.hold(to, self.slots[from].buffer);
+                plan.donations += self.slots[from].leaf.is_some() as u64;
+                refused.remove(&to);
+                if let Work::Op { in_place, .. } = &mut self.steps[at].work {
+                    *in_place = true;
+                }
+            } else if self.owned && f.leaf.is_some() && same && self.slots[to].pinned {
+                refused.insert(to);
+            }
+        }
+        plan.refused += refused.len() as u64;
+    }
+
+    /// Two-stage reductions on the GPU want temporaries.
+    fn reduce_temps(&mut self) -> Result<()> {
+        for at in 0..self.steps.len() {
+            if let Work::Reduce(r) = &self.steps[at].work {
+                let kernel = crate::codegen::wgsl_reduce::reduce(r, self.caps)?;
+                let temps = kernel.temps.iter().map(|&b| self.temp(b)).collect();
+                self.steps[at].temps = temps;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A buffer from the free list that fits within a quarter, or a new one.
+fn take(plan: &mut Plan, free: &mut Vec<(usize, usize)>, bytes: usize) -> usize {
+    let best = free.iter().enumerate().filter(|(_, f)| f.0 >= bytes && f.0 <= bytes + bytes / 4 + 256).min_by_key(|(_, f)| f.0);
+    if let Some((i, _)) = best {
+        return free.swap_remove(i).1;
+    }
+    plan.buffers.push(Source::Fresh(bytes));
+    plan.buffers.len() - 1
+}
+
+/// Turns slots into buffers.
+fn rename(step: &mut Step, map: &[usize]) {
+    let operands = |list: &mut Vec<Operand>| list.iter_mut().for_each(|o| o.buffer = o.buffer.map(|b| map[b]));
+    match &mut step.work {
+        Work::Fused(k) => {
+            operands(&mut k.operands);
+            k.outputs.iter_mut().for_each(|b| *b = map[*b]);
+            collapse(&mut k.shape, None, &mut k.operands);
+        }
+        Work::Reduce(k) => {
+            operands(&mut k.operands);
+            k.output = map[k.output];
+        }
+        Work::Op { inputs, outputs, epilogue, .. } => {
+            inputs.iter_mut().chain(outputs).for_each(|p| p.buffer = map[p.buffer]);
+            if let Some(e) = epilogue {
+                operands(&mut e.operands);
+            }
+        }
+    }
+    for s in &mut step.gpu {
+        if let GpuStep::Dispatch(d) | GpuStep::UnlessInPlace(d) = s {
+            for b in &mut d.bindings {
+                if let crate::codegen::dispatch::Slot::Buffer(i) = &mut b.slot {
+                    *i = map[*i];
+                }
+            }
+        }
+    }
+    for list in [&mut step.reads, &mut step.writes, &mut step.temps] {
+        list.iter_mut().for_each(|b| *b = map[*b]);
+    }
+}
+
+/// The GPU steps of a plan with every slot resolved to a buffer of the plan.
+#[cfg(feature = "wgpu")]
+pub(super) fn place(plan: &Plan, caps: &Caps) -> Result<Vec<crate::backend::gpu::Placed>> {
+    use crate::backend::gpu::Placed;
+    use crate::codegen::dispatch::{Binding, Param, Slot as S};
+    use crate::codegen::kernel::ScalarRef;
+    let mut out = Vec::new();
+    for step in &plan.steps {
+        let none = (Vec::new(), Vec::new());
+        let (entry, steps, ins, outs, in_place) = match &step.work {
+            Work::Fused(k) => {
+                (usize::MAX, vec![GpuStep::Dispatch(crate::codegen::wgsl_fused::fused(k, caps)?)], &none.0, &none.1, false)
+            }
+            Work::Reduce(k) => (usize::MAX, crate::codegen::wgsl_reduce::reduce(k, caps)?.steps, &none.0, &none.1, false),
+            Work::Op { entry, inputs, outputs, in_place, .. } => {
+                (*entry, step.gpu.clone(), inputs, outputs, *in_place)
+            }
+        };
+        for s in steps {
+            let resolve = |slot: S| -> (S, u64) {
+                match slot {
+                    S::Input(i) => {
+                        let p = &ins[i];
+                        let offset = if p.reads == Reads::Contiguous { (p.layout.offset * p.dtype.gpu_size()) as u64 } else { 0 };
+                        (S::Buffer(p.buffer), offset)
+                    }
+                    S::Output(i) => (S::Buffer(outs[i].buffer), 0),
+                    S::Temp(i) => (S::Buffer(step.temps[i]), 0),
+                    other => (other, 0),
+                }
+            };
+            match s {
+                GpuStep::UnlessInPlace(_) if in_place => {}
+                GpuStep::Dispatch(mut d) | GpuStep::UnlessInPlace(mut d) => {
+                    let mut offsets = Vec::new();
+                    for b in &mut d.bindings {
+                        let (slot, offset) = resolve(b.slot);
+                        *b = Binding { slot, write: b.write };
+                        offsets.push(offset);
+                    }
+                    for p in &mut d.params {
+                        if let Param::Scalar { index, dtype } = *p {
+                            *p = Param::Remote { scalar: ScalarRef { entry, index }, dtype };
+                        }
+                    }
+                    out.push(Placed { step: GpuStep::Dispatch(d), offsets });
+                }
+                GpuStep::Zero(slot) => out.push(Placed { step: GpuStep::Zero(resolve(slot).0), offsets: vec![0] }),
+            }
+        }
+    }
+    Ok(out)
+}

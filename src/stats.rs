@@ -1,0 +1,91 @@
+//! Counters of what the runtime did.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// What the runtime has done since the process started, and what memory it holds: a snapshot.
+        ///
+        /// ```
+        /// use fornax::{Device, Tensor};
+        /// let before = fornax::stats();
+        /// let x = Tensor::ones(1000, Device::cpu());
+        /// (&x * 2.0 + 1.0).exp().eval()?;
+        /// assert_eq!(fornax::stats().since(&before).dispatches, 1);
+        /// # Ok::<(), fornax::Error>(())
+        /// ```
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct Stats {
+            $($(#[$doc])* pub $name: u64,)*
+            /// Bytes that live CPU buffers hold.
+            pub cpu_bytes: u64,
+            /// The most bytes that live CPU buffers held since [`reset_peak`](crate::reset_peak).
+            pub cpu_peak_bytes: u64,
+            /// Bytes that the CPU pool keeps for reuse.
+            pub cpu_pooled_bytes: u64,
+        }
+
+        /// Counters of one kind each.
+        pub(crate) struct Counters { $(pub $name: AtomicU64,)* }
+
+        /// The process's counters.
+        pub(crate) static COUNTERS: Counters = Counters { $($name: AtomicU64::new(0),)* };
+
+        /// The counters now.
+        pub fn stats() -> Stats {
+            let (used, peak, pooled) = crate::backend::cpu::memory::usage();
+            Stats {
+                $($name: COUNTERS.$name.load(Ordering::Relaxed),)*
+                cpu_bytes: used as u64,
+                cpu_peak_bytes: peak as u64,
+                cpu_pooled_bytes: pooled as u64,
+            }
+        }
+
+        impl Stats {
+            /// What was counted after `earlier` (memory figures are taken as they are now).
+            pub fn since(&self, earlier: &Stats) -> Stats {
+                Stats { $($name: self.$name - earlier.$name,)* ..*self }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Ops recorded.
+    recorded,
+    /// Flushes that ran something.
+    flushes,
+    /// Flushes whose plan was found in the cache.
+    plan_hits,
+    /// Flushes whose plan had to be made.
+    plan_misses,
+    /// Kernels run: a fused chain, a reduction, a product counts one. On the GPU, compute dispatches.
+    dispatches,
+    /// Command buffers submitted to a GPU.
+    submits,
+    /// Bytes of buffers that plans took from the pools.
+    bytes_allocated,
+    /// Outputs that were written over an input that nobody needs any more.
+    donations,
+    /// Owners' updates whose old value still had a reader, so that the new one needed memory of its own.
+    donations_refused,
+    /// Reads back to the host.
+    reads,
+}
+
+/// Adds to a counter.
+pub(crate) fn count(counter: &AtomicU64, n: u64) {
+    counter.fetch_add(n, Ordering::Relaxed);
+}
+
+/// Starts a new measurement of peak memory.
+pub fn reset_peak() {
+    crate::backend::cpu::memory::reset_peak();
+}
+
+/// Gives pooled memory back to the system.
+pub fn trim() {
+    crate::backend::cpu::memory::trim();
+}
