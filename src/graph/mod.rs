@@ -8,6 +8,8 @@ pub(crate) mod op;
 pub(crate) mod pending;
 mod plan;
 pub(crate) mod run;
+#[cfg(test)]
+mod tests;
 
 pub use node::{LeafId, Tensor};
 #[allow(unused_imports)]

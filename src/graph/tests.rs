@@ -1,0 +1,173 @@
+//! Flushing, planning, donation: what runs, how often, and what stays in memory. (Counters are the process's: these tests take turns.)
+
+use crate::graph::flush::flush_owned;
+use crate::{Device, Error, Result, Tensor, no_grad, stats};
+use std::sync::{Mutex, MutexGuard};
+
+static TURN: Mutex<()> = Mutex::new(());
+
+fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+fn vector(n: usize) -> Tensor {
+    Tensor::from_vec((0..n).map(|i| i as f32 * 0.25 - 1.0).collect(), n, Device::cpu()).unwrap()
+}
+
+#[test]
+fn a_chain_is_one_kernel() -> Result<()> {
+    let _turn = turn();
+    let x = vector(1000);
+    let before = stats();
+    let mut y = x.clone();
+    for i in 0..10 {
+        y = y.try_mul(1.01)?.try_add(i as f32)?;
+    }
+    let got = y.to_vec::<f32>()?;
+    let s = stats().since(&before);
+    assert_eq!(s.dispatches, 1);
+    assert_eq!(s.bytes_allocated, 4000);
+    let mut want = -1.0f32;
+    for i in 0..10 {
+        want = want * 1.01 + i as f32;
+    }
+    assert_eq!(got[0], want);
+    Ok(())
+}
+
+#[test]
+fn plans_are_found_again_and_scalars_are_not_in_them() -> Result<()> {
+    let _turn = turn();
+    let x = vector(64);
+    let step = |a: f32| x.try_mul(a)?.try_add(a)?.try_sum(())?.item::<f32>();
+    step(1.0)?;
+    let before = stats();
+    assert_eq!(step(2.0)?, x.to_vec::<f32>()?.iter().map(|v| v * 2.0 + 2.0).sum::<f32>());
+    let s = stats().since(&before);
+    assert_eq!((s.plan_hits, s.plan_misses), (1, 0));
+    Ok(())
+}
+
+#[test]
+fn slices_at_other_places_share_a_plan() -> Result<()> {
+    let _turn = turn();
+    let x = vector(640);
+    let step = |i: usize| x.try_narrow(0, i * 64, 64)?.try_mul(2.0)?.to_vec::<f32>();
+    step(0)?;
+    step(1)?;
+    let before = stats();
+    let got = step(5)?;
+    assert_eq!(stats().since(&before).plan_misses, 0);
+    assert_eq!(got[..], x.to_vec::<f32>()?[320..384].iter().map(|v| v * 2.0).collect::<Vec<_>>()[..]);
+    Ok(())
+}
+
+#[test]
+fn owners_updates_run_in_place() -> Result<()> {
+    let _turn = turn();
+    let mut w = vector(1 << 12);
+    let mut m = Tensor::try_zeros(1 << 12, Device::cpu())?;
+    let mut last = None;
+    for _ in 0..6 {
+        let before = stats();
+        let g = w.try_mul(0.1)?;
+        let loss = w.try_mul(&w)?.try_sum(())?;
+        let new_m = m.try_mul(0.9)?.try_add(&g)?;
+        let new_w = w.try_sub(&new_m.try_mul(0.01)?)?;
+        drop(g);
+        w = new_w.clone();
+        m = new_m.clone();
+        let roots = [new_w, new_m];
+        flush_owned(&roots)?;
+        drop(roots);
+        last = Some(stats().since(&before));
+        assert!(loss.item::<f32>()? > 0.0);
+    }
+    let s = last.unwrap();
+    assert_eq!((s.donations, s.donations_refused, s.plan_misses), (2, 0, 0), "{s:?}");
+    assert_eq!(s.bytes_allocated, 4, "only the loss");
+    Ok(())
+}
+
+#[test]
+fn a_reader_forbids_overwriting() -> Result<()> {
+    let _turn = turn();
+    let w = vector(256);
+    let recipe = w.try_mul(3.0)?;
+    let keep = w.clone();
+    let new = w.try_add(1.0)?;
+    drop(w);
+    flush_owned(&[new.clone()])?;
+    assert_eq!(keep.to_vec::<f32>()?[5], 0.25);
+    assert_eq!(recipe.to_vec::<f32>()?[5], 0.75);
+    assert_eq!(new.to_vec::<f32>()?[5], 1.25);
+    Ok(())
+}
+
+#[test]
+fn a_recipe_is_run_before_its_source_is_overwritten() -> Result<()> {
+    let _turn = turn();
+    let w = vector(256);
+    w.eval()?;
+    let recipe = w.try_mul(3.0)?;
+    let new = w.try_add(1.0)?;
+    drop(w);
+    let before = stats();
+    flush_owned(&[new.clone()])?;
+    let s = stats().since(&before);
+    assert_eq!((s.donations, s.donations_refused), (1, 0), "{s:?}");
+    assert_eq!(recipe.to_vec::<f32>()?[5], 0.75);
+    assert_eq!(new.to_vec::<f32>()?[5], 1.25);
+    Ok(())
+}
+
+#[test]
+fn deep_chains_run_and_drop() -> Result<()> {
+    let _turn = turn();
+    let x = Tensor::try_ones(4, Device::cpu())?;
+    let mut y = x.clone();
+    for _ in 0..100_000 {
+        y = y.try_add(1.0)?;
+    }
+    assert_eq!(y.item_at(0)?, 100_001.0);
+    let mut z = x.requires_grad();
+    let leaf = z.clone();
+    for _ in 0..50_000 {
+        z = z.try_mul(1.0)?;
+    }
+    let grads = z.try_sum(())?.backward()?;
+    assert_eq!(grads.get(&leaf).unwrap().to_vec::<f32>()?, [1.0; 4]);
+    Ok(())
+}
+
+#[test]
+fn a_spent_graph_says_so() -> Result<()> {
+    let x = vector(3).requires_grad();
+    let y = x.try_mul(&x)?.try_sum(())?;
+    y.backward_retain()?;
+    y.backward()?;
+    assert!(matches!(y.backward(), Err(Error::Spent)));
+    assert!(no_grad(|| x.try_mul(2.0))?.try_sum(())?.backward().is_err());
+    Ok(())
+}
+
+#[test]
+fn reading_the_loss_first_changes_no_gradient() -> Result<()> {
+    let run = |read: bool| -> Result<Vec<f32>> {
+        let x = vector(30).requires_grad();
+        let h = x.try_mul(&x)?.try_tanh()?;
+        let loss = h.try_sum(())?.try_mul(h.try_mean(())?)?;
+        if read {
+            loss.item::<f32>()?;
+        }
+        loss.backward()?.get(&x).unwrap().to_vec::<f32>()
+    };
+    assert_eq!(run(false)?, run(true)?);
+    Ok(())
+}
+
+impl Tensor {
+    fn item_at(&self, i: usize) -> Result<f32> {
+        Ok(self.to_vec::<f32>()?[i])
+    }
+}
