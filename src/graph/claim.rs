@@ -8,7 +8,7 @@ use crate::backend::Storage;
 use crate::layout::Layout;
 use crate::{Device, Result};
 use smallvec::SmallVec;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -40,6 +40,8 @@ pub(super) struct Entry {
     taped: bool,
     /// Its outputs get memory that outlives the flush.
     pub keep: bool,
+    /// The flush was asked for it.
+    pub root: bool,
 }
 
 /// A node with a value.
@@ -81,9 +83,21 @@ impl Claim {
     /// Collects the pending ancestors of the roots, in the order of recording. Host steps are taken in without their ancestors: the caller
     /// runs them first.
     pub fn collect(roots: &[Tensor], owned: bool) -> Result<Claim> {
+        let start = || roots.iter().filter(|t| !t.node.is_ready()).map(|t| t.node.clone()).collect::<Vec<_>>();
+        let (claim, epoch) = Claim::from_nodes(start())?;
+        if owned {
+            let readers = claim.readers(epoch);
+            if !readers.is_empty() {
+                drop(claim);
+                return Ok(Claim::from_nodes(start().into_iter().chain(readers).collect())?.0);
+            }
+        }
+        Ok(claim)
+    }
+
+    fn from_nodes(mut stack: Vec<Arc<Node>>) -> Result<(Claim, u64)> {
         let epoch = (EPOCH.fetch_add(1, Ordering::Relaxed) as u64 + 1) << 32;
         let mut nodes: Vec<(u64, Arc<Node>)> = Vec::new();
-        let mut stack: Vec<Arc<Node>> = roots.iter().filter(|t| !t.node.is_ready()).map(|t| t.node.clone()).collect();
         while let Some(node) = stack.pop() {
             if node.mark.swap(epoch | VISITED, Ordering::Relaxed) == epoch | VISITED {
                 continue;
@@ -114,10 +128,7 @@ impl Claim {
         for (_, node) in nodes {
             claim.add(node, epoch);
         }
-        if owned {
-            claim.add_readers(epoch);
-        }
-        Ok(claim)
+        Ok((claim, epoch))
     }
 
     /// Takes a node in: as an entry, or, for a view of something that has a value, by giving it that value.
@@ -139,7 +150,7 @@ impl Claim {
         let inputs = if kind == Kind::Host { SmallVec::new() } else { body.inputs.iter().map(|t| self.reference(t, epoch)).collect() };
         drop(body);
         node.mark.store(epoch | self.entries.len() as u64, Ordering::Relaxed);
-        self.entries.push(Entry { node, op, kind, inputs, edges: 0, taped, keep: false });
+        self.entries.push(Entry { node, op, kind, inputs, edges: 0, taped, keep: false, root: false });
     }
 
     fn reference(&mut self, t: &Tensor, epoch: u64) -> Ref {
@@ -169,20 +180,29 @@ impl Claim {
         self.leaves.len() - 1
     }
 
-    /// Before an owner's update: whoever else would read a leaf that only the claimed nodes hold is run in the same flush.
-    fn add_readers(&mut self, epoch: u64) {
-        let mut wanted: Vec<Arc<Node>> = pending::live();
-        wanted.retain(|n| n.mark.load(Ordering::Relaxed) & !VISITED != epoch && Some(n.device) == self.device);
-        for node in wanted {
-            let reads = node.body().inputs.iter().any(|t| {
+    /// Before an owner's update: the pending nodes that would read a leaf of this claim later, directly or through others. They run in the
+    /// same flush, in the order of recording, so that the leaf can be overwritten.
+    fn readers(&self, epoch: u64) -> Vec<Arc<Node>> {
+        let mut found: Vec<Arc<Node>> = Vec::new();
+        let mut seen: HashSet<*const Node> = HashSet::new();
+        for node in pending::live() {
+            if node.mark.load(Ordering::Relaxed) & !VISITED == epoch || Some(node.device) != self.device {
+                continue;
+            }
+            let (mut reads, mut known) = (false, true);
+            for t in &node.body().inputs {
                 let mark = t.node.mark.load(Ordering::Relaxed);
-                mark & !VISITED == epoch && (mark & LEAF != 0 || self.entries[(mark & VISITED) as usize].kind == Kind::View)
-            });
-            let all_known = node.body().inputs.iter().all(|t| t.node.is_ready() || t.node.mark.load(Ordering::Relaxed) & !VISITED == epoch);
-            if reads && all_known {
-                self.add(node, epoch);
+                let claimed = mark & !VISITED == epoch;
+                let added = seen.contains(&Arc::as_ptr(&t.node));
+                reads |= added || (claimed && (mark & LEAF != 0 || self.entries[(mark & VISITED) as usize].kind == Kind::View));
+                known &= added || claimed || t.node.is_ready();
+            }
+            if reads && known {
+                seen.insert(Arc::as_ptr(&node));
+                found.push(node);
             }
         }
+        found
     }
 
     /// The host steps among the claimed nodes.
@@ -209,7 +229,8 @@ impl Claim {
         for t in roots {
             let mark = t.node.mark.load(Ordering::Relaxed);
             if !t.node.is_ready() && mark & LEAF == 0 {
-                self.entries[(mark & VISITED) as usize].keep = true;
+                let e = &mut self.entries[(mark & VISITED) as usize];
+                (e.keep, e.root) = (true, true);
             }
         }
         // A live handle stays a recipe where that is cheap (pointwise) and its inputs survive; otherwise it is kept. What an unspent
@@ -293,7 +314,7 @@ impl Claim {
             }
         }
         for e in &self.entries {
-            key.add((e.keep as u64) << 8 | e.kind as u64 | (e.inputs.len() as u64) << 16);
+            key.add((e.root as u64) << 9 | (e.keep as u64) << 8 | e.kind as u64 | (e.inputs.len() as u64) << 16);
             for r in &e.inputs {
                 key.add(match *r {
                     Ref::Entry(i, out) => (i as u64) << 32 | out as u64,
@@ -338,13 +359,7 @@ fn movable(device: Device, m: &Meta) -> (Layout, usize) {
 }
 
 /// Gives a node its values; drops its op and inputs unless a gradient graph still needs them.
-pub(super) fn finish(
-    node: &Node,
-    body: &mut Body,
-    values: SmallVec<[Option<Arc<Storage>>; 1]>,
-    taped: bool,
-    garbage: &mut Vec<Tensor>,
-) {
+pub(super) fn finish(node: &Node, body: &mut Body, values: SmallVec<[Option<Arc<Storage>>; 1]>, taped: bool, garbage: &mut Vec<Tensor>) {
     body.values = values;
     body.error = None;
     if !taped {

@@ -155,14 +155,7 @@ pub(crate) fn record_on(device: Device, op: Arc<dyn Op>, inputs: &[&Tensor]) -> 
 }
 
 /// Puts a node into the graph.
-pub(crate) fn insert(
-    device: Device,
-    op: Arc<dyn Op>,
-    inputs: Inputs,
-    outs: Outputs,
-    requires_grad: bool,
-    leaf: Option<LeafId>,
-) -> Tensor {
+pub(crate) fn insert(device: Device, op: Arc<dyn Op>, inputs: Inputs, outs: Outputs, requires_grad: bool, leaf: Option<LeafId>) -> Tensor {
     let body = Body { op: Some(op.clone()), inputs, ..Body::default() };
     let node = Arc::new(Node {
         seq: SEQ.fetch_add(1, Ordering::Relaxed),

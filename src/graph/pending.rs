@@ -16,12 +16,14 @@ const MAX_BYTES: u64 = 16 << 30;
 
 struct Window {
     nodes: Vec<Weak<Node>>,
+    /// Pending nodes that a cut has left behind (recipes, and what only a gradient graph still holds): they do not count again.
+    recipes: Vec<Weak<Node>>,
     /// The length at which dead and finished entries are swept out.
     sweep: usize,
     bytes: u64,
 }
 
-static WINDOW: Mutex<Window> = Mutex::new(Window { nodes: Vec::new(), sweep: 4096, bytes: 0 });
+static WINDOW: Mutex<Window> = Mutex::new(Window { nodes: Vec::new(), recipes: Vec::new(), sweep: 4096, bytes: 0 });
 static LAZY: AtomicBool = AtomicBool::new(true);
 
 /// Whether ops wait for a flush. `FORNAX_LAZY=0` runs each when it is called.
@@ -64,7 +66,7 @@ pub(crate) fn flushed() {
 /// The nodes that are still pending, oldest first.
 pub(crate) fn live() -> Vec<Arc<Node>> {
     let w = WINDOW.lock().unwrap_or_else(|e| e.into_inner());
-    w.nodes.iter().filter_map(Weak::upgrade).filter(|n| n.state.load(Ordering::Relaxed) == PENDING).collect()
+    w.recipes.iter().chain(&w.nodes).filter_map(Weak::upgrade).filter(|n| n.state.load(Ordering::Relaxed) == PENDING).collect()
 }
 
 /// Runs everything that is pending and has no pending consumer.
@@ -79,9 +81,12 @@ fn cut() {
     if let Err(e) = flush::flush(&roots) {
         roots.iter().for_each(|t| keep_error(t, Err(e.clone())));
     }
+    drop(roots);
     let mut w = WINDOW.lock().unwrap_or_else(|e| e.into_inner());
-    w.nodes.retain(|n| n.upgrade().is_some_and(|n| n.state.load(Ordering::Relaxed) == PENDING));
-    w.sweep = (2 * w.nodes.len()).clamp(4096, MAX_NODES);
+    let mut left = std::mem::take(&mut w.nodes);
+    w.recipes.append(&mut left);
+    w.recipes.retain(|n| n.upgrade().is_some_and(|n| n.state.load(Ordering::Relaxed) == PENDING));
+    w.sweep = 4096;
     w.bytes = 0;
 }
 

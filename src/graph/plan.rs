@@ -70,6 +70,7 @@ struct Slot {
     leaf: Option<(usize, usize)>,
     donated: bool,
     pinned: bool,
+    root: bool,
     last_use: usize,
     buffer: usize,
 }
@@ -142,13 +143,13 @@ impl<'a> Planner<'a> {
         };
         let s = self.slots.len();
         let bytes = bytes(self.device, dtype, layout.numel());
-        self.slots.push(Slot { bytes, leaf, donated, pinned: false, last_use: 0, buffer: usize::MAX });
+        self.slots.push(Slot { bytes, leaf, donated, pinned: false, root: false, last_use: 0, buffer: usize::MAX });
         self.slot_of.insert(r, s);
         s
     }
 
     fn temp(&mut self, bytes: usize) -> usize {
-        self.slots.push(Slot { bytes, leaf: None, donated: false, pinned: false, last_use: 0, buffer: usize::MAX });
+        self.slots.push(Slot { bytes, leaf: None, donated: false, pinned: false, root: false, last_use: 0, buffer: usize::MAX });
         self.slots.len() - 1
     }
 
@@ -278,6 +279,7 @@ impl<'a> Planner<'a> {
                 let base = Fuser::base_of(self.claim, Ref::Entry(i as u32, out as u32));
                 let s = self.slot(base);
                 self.slots[s].pinned = true;
+                self.slots[s].root |= e.root;
                 plan.results.insert((i, out), s);
             }
         }
@@ -384,6 +386,9 @@ impl<'a> Planner<'a> {
             }
             Work::Reduce(_) => Vec::new(),
         };
+        // An owner's new value has the first claim on its old one.
+        let mut pairs = pairs;
+        pairs.sort_by_key(|p| !self.slots[p.1].root);
         let mut refused = std::collections::HashSet::new();
         for (from, to) in pairs {
             if self.slots[to].buffer != usize::MAX {
@@ -405,7 +410,7 @@ impl<'a> Planner<'a> {
                 if let Work::Op { in_place, .. } = &mut self.steps[at].work {
                     *in_place = true;
                 }
-            } else if self.owned && f.leaf.is_some() && same && self.slots[to].pinned {
+            } else if self.owned && f.leaf.is_some() && same && self.slots[to].root {
                 refused.insert(to);
             }
         }
@@ -479,13 +484,9 @@ pub(super) fn place(plan: &Plan, caps: &Caps) -> Result<Vec<crate::backend::gpu:
     for step in &plan.steps {
         let none = (Vec::new(), Vec::new());
         let (entry, steps, ins, outs, in_place) = match &step.work {
-            Work::Fused(k) => {
-                (usize::MAX, vec![GpuStep::Dispatch(crate::codegen::wgsl_fused::fused(k, caps)?)], &none.0, &none.1, false)
-            }
+            Work::Fused(k) => (usize::MAX, vec![GpuStep::Dispatch(crate::codegen::wgsl_fused::fused(k, caps)?)], &none.0, &none.1, false),
             Work::Reduce(k) => (usize::MAX, crate::codegen::wgsl_reduce::reduce(k, caps)?.steps, &none.0, &none.1, false),
-            Work::Op { entry, inputs, outputs, in_place, .. } => {
-                (*entry, step.gpu.clone(), inputs, outputs, *in_place)
-            }
+            Work::Op { entry, inputs, outputs, in_place, .. } => (*entry, step.gpu.clone(), inputs, outputs, *in_place),
         };
         for s in steps {
             let resolve = |slot: S| -> (S, u64) {

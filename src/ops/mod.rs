@@ -13,6 +13,7 @@ pub(crate) mod matmul_cpu;
 mod matmul_gpu;
 pub(crate) mod movement;
 pub(crate) mod pad;
+pub mod custom;
 pub(crate) mod pointwise;
 pub(crate) mod pool;
 mod pool_cpu;

@@ -90,7 +90,8 @@ impl Tensor {
 
     /// Evaluates and shows the bytes of the elements in row-major order.
     pub(crate) fn with_bytes<R>(&self, f: impl FnOnce(&[u8]) -> R) -> Result<R> {
-        let whole = if self.layout().is_contiguous() { Cow::Borrowed(self) } else { Cow::Owned(with_grad(false, || self.try_contiguous())?) };
+        let whole =
+            if self.layout().is_contiguous() { Cow::Borrowed(self) } else { Cow::Owned(with_grad(false, || self.try_contiguous())?) };
         whole.eval()?;
         count(&COUNTERS.reads, 1);
         let Some(storage) = whole.storage() else {

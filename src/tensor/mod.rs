@@ -1,8 +1,8 @@
 //! The public methods of [`Tensor`](crate::Tensor), beside the ops: creation, reading, operators, indexing, display.
 
 mod args;
-mod operators;
 mod io;
+mod operators;
 
 pub use args::{Axes, Operand, Options};
 pub use io::eval;

@@ -3,7 +3,7 @@
 mod convert;
 mod ctx;
 mod fold;
-pub(crate) mod fused;
+mod fused;
 pub(crate) mod memory;
 mod reduce;
 pub(crate) mod simd;
@@ -11,4 +11,5 @@ mod tile;
 
 #[allow(unused_imports)]
 pub(crate) use ctx::{Arg, CpuCtx};
-pub(crate) use fused::{fused, epilogue}; pub(crate) fn reduce(_k: &crate::codegen::kernel::FusedReduce, _b: &[&memory::CpuBuffer], _s: &[crate::Scalar]) {}
+pub(crate) use fused::{epilogue, fused};
+pub(crate) use reduce::reduce;

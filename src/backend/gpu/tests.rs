@@ -92,7 +92,7 @@ fn replays_change_parameters_and_threads_do_not_mix_them() {
                 for i in 0..50 {
                     let a = gpu.upload(bytemuck::cast_slice(&[i as f32; 4])).unwrap();
                     let b = gpu.alloc(16).unwrap();
-                    gpu.run(plan, &[&a, &b], &|_| (t as f32 * 1000.0).to_bits()).unwrap();
+                    gpu.run(plan, &[(&a, 0), (&b, 0)], &|_| (t as f32 * 1000.0).to_bits()).unwrap();
                     drop(a);
                     assert_eq!(floats(&gpu.read(&b, 16).unwrap()), [i as f32 + t as f32 * 1000.0; 4]);
                 }

@@ -73,8 +73,17 @@ impl Tensor {
         if from == dtype {
             return Ok(self.clone());
         }
+        self.convert(dtype)
+    }
+
+    /// The same elements in row-major memory: itself where it is so already. No op asks for this; it is for code that reads buffers.
+    pub fn try_contiguous(&self) -> Result<Tensor> {
+        if self.layout().is_contiguous() { Ok(self.clone()) } else { self.convert(self.dtype()) }
+    }
+
+    fn convert(&self, dtype: DType) -> Result<Tensor> {
         let (args, scalars): (SmallVec<[Arg; 4]>, _) = (smallvec![Arg::Input(0)], SmallVec::new());
-        record(Arc::new(Pointwise { row: &CAST, args, scalars, dtype: from.compute(), out: dtype, shape: None }), &[self])
+        record(Arc::new(Pointwise { row: &CAST, args, scalars, dtype: self.dtype().compute(), out: dtype, shape: None }), &[self])
     }
 
     /// `x` held between `lo` and `hi` (`hi` where they cross); NaN stays. The derivative is 1 on the bounds too.
