@@ -23,13 +23,12 @@ pub use autograd::{GradCheck, Gradients, check_gradients, checkpoint, grad, grad
 pub use device::Device;
 pub use dtype::{DType, Element, Scalar};
 pub use error::{Error, Result};
-pub use graph::Tensor;
+pub use graph::{LeafId, Tensor};
 pub use ops::conv::{ConvOptions, ConvOptions1d, Pair};
+pub use ops::custom::{CustomInputs, CustomOp, CustomOutputs, Shader, custom};
 pub use ops::pad::PadMode;
 pub use ops::pool::PoolOptions;
 pub use rng::manual_seed;
-pub use graph::{LeafId, Tensor};
-pub use ops::custom::{CustomInputs, CustomOp, CustomOutputs, Shader, custom};
 pub use shape::Shape;
 pub use stats::{Stats, reset_peak, stats, trim};
 pub use tensor::{Axes, Operand, Options, eval};

@@ -76,7 +76,7 @@ fn the_table_agrees_on_both_backends() {
             let host = |a: usize| from_gpu_bytes(of(a), to_bytes(of(a), &args[a]));
             let mut cpu: Vec<CpuBuffer> = (0..args.len()).map(|a| CpuBuffer::from_bytes(&host(a)).unwrap()).collect();
             cpu.push(CpuBuffer::new(n * out.size()).unwrap());
-            crate::backend::cpu::fused::fused(&k, &cpu.iter().collect::<Vec<_>>(), &[]);
+            crate::backend::cpu::fused(&k, &cpu.iter().collect::<Vec<_>>(), &[]);
             // SAFETY: nothing writes it now.
             let want = from_bytes(out, &to_gpu_bytes(out, &unsafe { cpu[args.len()].slice::<u8>() }[..n * out.size()]));
 

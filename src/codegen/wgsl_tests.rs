@@ -203,7 +203,7 @@ pub(super) mod on_gpu {
     pub fn run(gpu: &Gpu, steps: Vec<(GpuStep, Vec<u64>)>, buffers: &[&GpuBuffer]) {
         let placed = steps.into_iter().map(|(step, offsets)| Placed { step, offsets }).collect();
         let plan = gpu.compile(placed).unwrap();
-        gpu.run(&plan, &buffers.iter().map(|b| (*b, 0)).collect::<Vec<_>>(), &|p| match p {
+        gpu.run(&plan, buffers, &|p| match p {
             Param::Remote { dtype, .. } => crate::Scalar::Float(0.25).word(*dtype),
             _ => 0,
         })

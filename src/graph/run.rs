@@ -127,6 +127,6 @@ fn run_gpu(plan: &Plan, claim: &Claim, n: usize) -> Result<Vec<Option<Arc<Storag
         Param::Remote { scalar, dtype } => claim.entries[scalar.entry].op.scalars()[scalar.index].word(dtype),
         Param::Scalar { .. } => 0,
     };
-    gpu.run(compiled, &buffers, &word)?;
+    gpu.run_at(compiled, &buffers, &word)?;
     Ok(values)
 }

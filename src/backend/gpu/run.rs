@@ -130,7 +130,7 @@ impl Gpu {
     ///
     /// # Errors
     /// `Error::DeviceLost`, `Error::OutOfMemory`, or `Error::Kernel` for what wgpu refuses.
-    pub fn run(&self, plan: &Compiled, buffers: &[(&GpuBuffer, u64)], word: &dyn Fn(&Param) -> u32) -> Result<()> {
+    pub fn run_at(&self, plan: &Compiled, buffers: &[(&GpuBuffer, u64)], word: &dyn Fn(&Param) -> u32) -> Result<()> {
         self.alive()?;
         if plan.steps.is_empty() {
             return Ok(());
@@ -145,6 +145,12 @@ impl Gpu {
             }
             Some(error) => Err(self.failed("run", error.to_string())),
         }
+    }
+
+    /// As `run_at`, with every tensor at the start of its buffer.
+    #[cfg(test)]
+    pub fn run(&self, plan: &Compiled, buffers: &[&GpuBuffer], word: &dyn Fn(&Param) -> u32) -> Result<()> {
+        self.run_at(plan, &buffers.iter().map(|&b| (b, 0)).collect::<Vec<_>>(), word)
     }
 
     fn encode(&self, plan: &Compiled, buffers: &[(&GpuBuffer, u64)], word: &dyn Fn(&Param) -> u32) -> Result<()> {

@@ -62,7 +62,7 @@ fn uploads_runs_and_reads() {
             add(0, 1, 1, 0.25),
         ])
         .unwrap();
-    gpu.run(&plan, &[(&a, 0), (&b, 0)], &word).unwrap();
+    gpu.run(&plan, &[&a, &b], &word).unwrap();
     let out = floats(&gpu.read(&b, 1001 * 4).unwrap());
     assert_eq!((out[0], out[1], out[1000]), (0.25, 2.5, 1001.5));
     assert!(gpu.read(&a, 4004).unwrap().iter().all(|&v| v == 0));
@@ -92,7 +92,7 @@ fn replays_change_parameters_and_threads_do_not_mix_them() {
                 for i in 0..50 {
                     let a = gpu.upload(bytemuck::cast_slice(&[i as f32; 4])).unwrap();
                     let b = gpu.alloc(16).unwrap();
-                    gpu.run(plan, &[(&a, 0), (&b, 0)], &|_| (t as f32 * 1000.0).to_bits()).unwrap();
+                    gpu.run(plan, &[&a, &b], &|_| (t as f32 * 1000.0).to_bits()).unwrap();
                     drop(a);
                     assert_eq!(floats(&gpu.read(&b, 16).unwrap()), [i as f32 + t as f32 * 1000.0; 4]);
                 }
@@ -176,9 +176,9 @@ fn gpu_costs() {
         println!("{what}: {:.2} us on the host, {:.2} us until done", us(host), us(start.elapsed()));
     };
     let many = gpu.compile((0..64).map(|i| add(i % 2, 1 - i % 2, 1024, 1.0)).collect()).unwrap();
-    time("dispatch, 64 a submit", 50, 64, &|| gpu.run(&many, &[(&a, 0), (&b, 0)], &word).unwrap());
+    time("dispatch, 64 a submit", 50, 64, &|| gpu.run(&many, &[&a, &b], &word).unwrap());
     let one = gpu.compile(vec![add(0, 1, 1024, 1.0)]).unwrap();
-    time("submit of one dispatch", 500, 1, &|| gpu.run(&one, &[(&a, 0), (&b, 0)], &word).unwrap());
+    time("submit of one dispatch", 500, 1, &|| gpu.run(&one, &[&a, &b], &word).unwrap());
     time("read of 4 KiB", 500, 1, &|| drop(gpu.read(&b, 4096).unwrap()));
     time("upload of 4 KiB", 500, 1, &|| drop(gpu.upload(&[1; 4096]).unwrap()));
     println!("{:?}", gpu.stats());

@@ -73,15 +73,6 @@ impl Tensor {
         if from == dtype {
             return Ok(self.clone());
         }
-        self.convert(dtype)
-    }
-
-    /// The same elements in row-major memory: itself where it is so already. No op asks for this; it is for code that reads buffers.
-    pub fn try_contiguous(&self) -> Result<Tensor> {
-        if self.layout().is_contiguous() { Ok(self.clone()) } else { self.convert(self.dtype()) }
-    }
-
-    fn convert(&self, dtype: DType) -> Result<Tensor> {
         let (args, scalars): (SmallVec<[Arg; 4]>, _) = (smallvec![Arg::Input(0)], SmallVec::new());
         record(Arc::new(Pointwise { row: &CAST, args, scalars, dtype: self.dtype().compute(), out: dtype, shape: None }), &[self])
     }
