@@ -26,6 +26,7 @@ pub use error::{Error, Result};
 pub use graph::{LeafId, Tensor};
 pub use ops::conv::{ConvOptions, ConvOptions1d, Pair};
 pub use ops::custom::{CustomInputs, CustomOp, CustomOutputs, Shader, custom};
+pub use ops::interpolate::{Interpolation, Resize};
 pub use ops::pad::PadMode;
 pub use ops::pool::PoolOptions;
 pub use rng::manual_seed;

@@ -507,3 +507,38 @@ fn depthwise_weight_grad<T: Real>(s: &Sizes, x: &[T], g: &[T], dw: &mut [T]) {
         }
     }
 }
+
+/// The whole im2col, which is here the result: `y` [N, C·taps, L].
+pub(super) fn unfold<T: Real>(s: &Sizes, x: &[T], y: &mut [T]) {
+    let (plane, p) = s.pixels();
+    let taps = s.taps();
+    if y.is_empty() {
+        return;
+    }
+    let out = Shared(y.as_mut_ptr());
+    run(s.n * s.c, (s.n * s.c * taps * p) as u64 * 4, |t| {
+        for tap in 0..taps {
+            // SAFETY: one task a channel.
+            let row = unsafe { out.part((t * taps + tap) * p, p) };
+            gather_row(s, &x[t * plane..(t + 1) * plane], tap / s.k[1], tap % s.k[1], 0, row);
+        }
+    });
+}
+
+/// The transpose of [`unfold`].
+pub(super) fn fold<T: Real>(s: &Sizes, y: &[T], x: &mut [T]) {
+    let (plane, p) = s.pixels();
+    let taps = s.taps();
+    if x.is_empty() {
+        return;
+    }
+    let out = Shared(x.as_mut_ptr());
+    run(s.n * s.c, (s.n * s.c * taps * p) as u64 * 4, |t| {
+        // SAFETY: one task a channel.
+        let image = unsafe { out.part(t * plane, plane) };
+        image.fill(T::ZERO);
+        for tap in 0..taps {
+            scatter_row(s, image, tap / s.k[1], tap % s.k[1], 0, &y[(t * taps + tap) * p..][..p]);
+        }
+    });
+}
