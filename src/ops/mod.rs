@@ -1,11 +1,16 @@
 //! The ops: one file per family, with shape rule, derivative, decomposition, CPU kernel and GPU steps.
 
 pub(crate) mod assemble;
+pub(crate) mod attention;
+mod attention_cpu;
+mod attention_gpu;
+pub(crate) mod batch_norm;
 pub(crate) mod cat;
 pub(crate) mod conv;
 mod conv_cpu;
 mod conv_gpu;
 pub(crate) mod create;
+pub(crate) mod cross_entropy;
 pub mod custom;
 pub(crate) mod einsum;
 pub(crate) mod fold;
@@ -16,6 +21,7 @@ pub(crate) mod matmul;
 pub(crate) mod matmul_cpu;
 mod matmul_gpu;
 pub(crate) mod movement;
+pub(crate) mod norm;
 pub(crate) mod pad;
 pub(crate) mod pointwise;
 pub(crate) mod pool;
@@ -23,10 +29,12 @@ mod pool_cpu;
 mod pool_gpu;
 pub(crate) mod random;
 pub(crate) mod reduce;
+pub(crate) mod rows;
 pub(crate) mod scan;
 pub(crate) mod scatter;
 pub(crate) mod searchsorted;
 pub(crate) mod slice_assign;
+pub(crate) mod softmax;
 pub(crate) mod sort;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -1,0 +1,346 @@
+//! Attention on the CPU: blocks of queries against blocks of keys, whose scores live in cache only.
+
+use super::attention::{Dims, Extra, Sdpa, SdpaBackward};
+use super::rows::{Real, Shared, for_tasks, largest, sum_of, sum_of2};
+use crate::backend::cpu::CpuCtx;
+use crate::backend::cpu::simd::multiversion;
+use crate::layout::Layout;
+use crate::{DType, Result};
+
+/// Queries and keys of a block.
+const BQ: usize = 64;
+const BK: usize = 128;
+
+/// A matrix somewhere in memory.
+#[derive(Clone, Copy)]
+struct Mat<T> {
+    ptr: *mut T,
+    rows: usize,
+    cols: usize,
+    rs: isize,
+    cs: isize,
+}
+
+impl<T> Mat<T> {
+    /// A row-major block of memory.
+    fn block(data: &mut [T], rows: usize, cols: usize) -> Mat<T> {
+        assert!(data.len() >= rows * cols);
+        Mat { ptr: data.as_mut_ptr(), rows, cols, rs: cols as isize, cs: 1 }
+    }
+
+    /// Rows `at..at + n` of the matrix of a batch and head. The tensor is of rank 4.
+    fn of(data: &[T], l: &Layout, b: usize, h: usize, at: usize, n: usize) -> Mat<T> {
+        let s = &l.strides;
+        let offset = l.offset as isize + b as isize * s[0] + h as isize * s[1] + at as isize * s[2];
+        debug_assert!(n == 0 || l.shape[3] == 0 || (0..data.len() as isize).contains(&offset));
+        // SAFETY: the layout lies within the buffer.
+        Mat { ptr: unsafe { data.as_ptr().offset(offset) } as *mut T, rows: n, cols: l.shape[3], rs: s[2], cs: s[3] }
+    }
+
+    fn t(self) -> Mat<T> {
+        Mat { rows: self.cols, cols: self.rows, rs: self.cs, cs: self.rs, ..self }
+    }
+}
+
+/// c = alpha · a · b, or c += that.
+///
+/// # Safety
+/// The matrices are valid; nothing else touches c.
+unsafe fn product<T: Real>(c: Mat<T>, add: bool, a: Mat<T>, b: Mat<T>, alpha: T) {
+    debug_assert!(a.cols == b.rows && c.rows == a.rows && c.cols == b.cols);
+    let none = gemm::Parallelism::None;
+    // SAFETY: as promised.
+    unsafe {
+        gemm::gemm(
+            c.rows,
+            c.cols,
+            a.cols,
+            c.ptr,
+            c.cs,
+            c.rs,
+            add,
+            a.ptr,
+            a.cs,
+            a.rs,
+            b.ptr,
+            b.cs,
+            b.rs,
+            T::ONE,
+            alpha,
+            false,
+            false,
+            false,
+            none,
+        )
+    }
+}
+
+/// What is added to a block of scores.
+struct Added<'a, T> {
+    /// Position (b, h, i, j) is `offset + …`.
+    layout: Option<&'a Layout>,
+    bias: &'a [T],
+    mask: &'a [u8],
+    causal: bool,
+    position: usize,
+}
+
+impl<'a, T: Real> Added<'a, T> {
+    fn new(op: &Sdpa, ctx: &CpuCtx<'a>, input: usize) -> Added<'a, T> {
+        let (mut bias, mut mask) = (&[][..], &[][..]);
+        match op.extra {
+            Extra::Nothing => {}
+            Extra::Mask => mask = ctx.strided::<u8>(input),
+            Extra::Bias => bias = ctx.strided::<T>(input),
+        }
+        let layout = (op.extra != Extra::Nothing).then(|| ctx.layout(input));
+        Added { layout, bias, mask, causal: op.causal, position: ctx.scalars[1].as_i64().max(0) as usize }
+    }
+
+    /// The keys that any of the queries before `end` may see.
+    fn keys(&self, end: usize, keys: usize) -> usize {
+        if self.causal { keys.min(end.saturating_add(self.position)) } else { keys }
+    }
+
+    /// The first query that may see key `k`.
+    fn first_query(&self, k: usize) -> usize {
+        if self.causal { k.saturating_sub(self.position) } else { 0 }
+    }
+
+    /// Adds to the row of scores of query `i` with the keys from `j` on.
+    #[inline(always)]
+    fn apply(&self, row: &mut [T], b: usize, h: usize, i: usize, j: usize) {
+        if let Some(l) = self.layout {
+            let s = &l.strides;
+            let start = l.offset as isize + b as isize * s[0] + h as isize * s[1] + i as isize * s[2] + j as isize * s[3];
+            let step = s[3];
+            if !self.mask.is_empty() {
+                for (k, v) in row.iter_mut().enumerate() {
+                    if self.mask[(start + k as isize * step) as usize] == 0 {
+                        *v = T::NEG_INF;
+                    }
+                }
+            } else if step == 1 {
+                row.iter_mut().zip(&self.bias[start as usize..]).for_each(|(v, &b)| *v += b);
+            } else {
+                row.iter_mut().enumerate().for_each(|(k, v)| *v += self.bias[(start + k as isize * step) as usize]);
+            }
+        }
+        if self.causal {
+            let seen = (i + self.position + 1).saturating_sub(j).min(row.len());
+            row[seen..].fill(T::NEG_INF);
+        }
+    }
+}
+
+multiversion! {
+    /// One step of the online softmax: scores become weights relative to the new maximum m, and what was summed so far is rescaled.
+    fn soften[T: Real](s: &mut [T], cols: usize, out: &mut [T], m: &mut [T], sum: &mut [T], add: &Added<'_, T>, b: usize, h: usize, i: usize, j: usize) {
+        let width = out.len() / m.len();
+        for (r, s) in s.chunks_exact_mut(cols).enumerate() {
+            add.apply(s, b, h, i + r, j);
+            let new = m[r].or_larger(largest(s));
+            if new == T::NEG_INF {
+                // No key yet.
+                s.fill(T::ZERO);
+                continue;
+            }
+            s.iter_mut().for_each(|v| *v = (*v - new).exp());
+            let scale = (m[r] - new).exp();
+            sum[r] = sum[r] * scale + sum_of(s, |v| v);
+            if m[r] != new {
+                out[r * width..(r + 1) * width].iter_mut().for_each(|v| *v *= scale);
+                m[r] = new;
+            }
+        }
+    }
+}
+
+multiversion! {
+    /// Divides by the sums, and leaves the log-sum-exp.
+    fn finish[T: Real](out: &mut [T], lse: &mut [T], m: &[T], sum: &[T]) {
+        let width = out.len() / m.len();
+        for r in 0..m.len() {
+            let empty = m[r] == T::NEG_INF;
+            lse[r] = if empty { -T::NEG_INF } else { m[r] + sum[r].ln() };
+            let scale = if empty { T::ZERO } else { T::ONE / sum[r] };
+            out[r * width..(r + 1) * width].iter_mut().for_each(|v| *v *= scale);
+        }
+    }
+}
+
+multiversion! {
+    /// Scores become weights by the saved log-sum-exp.
+    fn weigh[T: Real](s: &mut [T], cols: usize, lse: &[T], add: &Added<'_, T>, b: usize, h: usize, i: usize, j: usize) {
+        for (r, s) in s.chunks_exact_mut(cols).enumerate() {
+            add.apply(s, b, h, i + r, j);
+            s.iter_mut().for_each(|v| *v = (*v - lse[r]).exp());
+        }
+    }
+}
+
+multiversion! {
+    /// dw becomes ds = w · (dw - delta) · scale.
+    fn score_gradient[T: Real](w: &[T], dw: &mut [T], cols: usize, delta: &[T], scale: T) {
+        for ((w, dw), &d) in w.chunks_exact(cols).zip(dw.chunks_exact_mut(cols)).zip(delta) {
+            dw.iter_mut().zip(w).for_each(|(dw, &w)| *dw = w * (*dw - d) * scale);
+        }
+    }
+}
+
+multiversion! {
+    /// Σ dout · out of each row.
+    fn row_dots[T: Real](a: &[T], b: &[T], width: usize, out: &mut [T]) {
+        for ((a, b), o) in a.chunks_exact(width).zip(b.chunks_exact(width)).zip(out) {
+            *o = sum_of2(a, b, |a, b| a * b);
+        }
+    }
+}
+
+fn dims(ctx: &CpuCtx) -> Dims {
+    Dims::of(ctx.shape(0), ctx.shape(1), ctx.shape(2))
+}
+
+pub(super) fn forward(op: &Sdpa, ctx: &CpuCtx) -> Result<()> {
+    match ctx.dtype(0) {
+        DType::F32 => forward_as::<f32>(op, ctx),
+        DType::F64 => forward_as::<f64>(op, ctx),
+        _ => return ctx.unsupported(),
+    }
+    Ok(())
+}
+
+fn forward_as<T: Real>(op: &Sdpa, ctx: &CpuCtx) {
+    let d = dims(ctx);
+    let [q, k, v] = [0, 1, 2].map(|i| (ctx.strided::<T>(i), ctx.layout(i)));
+    let add = &Added::<T>::new(op, ctx, 3);
+    let scale = T::of(ctx.scalars[0].as_f64());
+    let (out, lse) = (&Shared::new(ctx.output::<T>(0)), &Shared::new(ctx.output::<T>(1)));
+    let blocks = d.queries.div_ceil(BQ);
+    for_tasks(d.batch * d.heads * blocks, d.batch * d.heads * d.queries * d.keys * 8, |t| {
+        let (b, h, i) = (t / blocks / d.heads, t / blocks % d.heads, t % blocks * BQ);
+        let rows = BQ.min(d.queries - i);
+        let first = (b * d.heads + h) * d.queries + i;
+        // SAFETY: each block of queries is one task's.
+        let (out, lse) = unsafe { (out.range(first * d.value_width, rows * d.value_width), lse.range(first, rows)) };
+        out.fill(T::ZERO);
+        let (mut m, mut sum) = ([T::NEG_INF; BQ], [T::ZERO; BQ]);
+        let (m, sum) = (&mut m[..rows], &mut sum[..rows]);
+        let queries = Mat::of(q.0, q.1, b, h, i, rows);
+        let mut scores = vec![T::ZERO; rows * BK.min(d.keys)];
+        let seen = add.keys(i + rows, d.keys);
+        for j in (0..seen).step_by(BK) {
+            let cols = BK.min(seen - j);
+            let s = Mat::block(&mut scores, rows, cols);
+            let keys = Mat::of(k.0, k.1, b, h / d.group(), j, cols);
+            let values = Mat::of(v.0, v.1, b, h / d.group(), j, cols);
+            // SAFETY: the scores and the output are this task's.
+            unsafe { product(s, false, queries, keys.t(), scale) };
+            soften(&mut scores[..rows * cols], cols, out, m, sum, add, b, h, i, j);
+            unsafe { product(Mat::block(out, rows, d.value_width), true, s, values, T::ONE) };
+        }
+        finish(out, lse, m, sum);
+    });
+}
+
+pub(super) fn backward(op: &SdpaBackward, ctx: &CpuCtx) -> Result<()> {
+    match ctx.dtype(0) {
+        DType::F32 => backward_as::<f32>(op, ctx),
+        DType::F64 => backward_as::<f64>(op, ctx),
+        _ => return ctx.unsupported(),
+    }
+    Ok(())
+}
+
+/// A task owns a range of keys of one key head. It writes their gradients, and adds to a partial dq of its own, of which there are as many
+/// as ranges; with few heads there are several ranges, so that there is work for all threads.
+fn backward_as<T: Real>(op: &SdpaBackward, ctx: &CpuCtx) {
+    let d = dims(ctx);
+    let [q, k, v] = [0, 1, 2].map(|i| (ctx.strided::<T>(i), ctx.layout(i)));
+    let [out, lse, dout] = [3, 4, 5].map(|i| ctx.input::<T>(i));
+    let add = &Added::<T>::new(&op.forward, ctx, 6);
+    let scale = T::of(ctx.scalars[0].as_f64());
+    let mut next = 0;
+    let [mut dq, dk, dv] = op.needs.map(|on| {
+        next += on as usize;
+        on.then(|| ctx.output::<T>(next - 1))
+    });
+    let rows = d.batch * d.heads * d.queries;
+    let mut delta = vec![T::ZERO; rows];
+    if d.value_width > 0 {
+        row_dots(dout, out, d.value_width, &mut delta);
+    }
+    let delta = &delta;
+
+    let blocks = d.keys.div_ceil(BK);
+    let heads = d.batch * d.kv_heads;
+    let ranges = 16usize.div_ceil(heads.max(1)).clamp(1, blocks.max(1));
+    let per_range = blocks.div_ceil(ranges).max(1) * BK;
+    let size = rows * d.width;
+    let mut parts = if dq.is_some() && ranges > 1 { vec![T::ZERO; size * ranges] } else { Vec::new() };
+    if let Some(dq) = &mut dq {
+        dq.fill(T::ZERO);
+    }
+    let partial = match (&mut dq, ranges) {
+        (None, _) => None,
+        (Some(dq), 1) => Some(Shared::new(dq)),
+        (Some(_), _) => Some(Shared::new(&mut parts)),
+    };
+    let (dk, dv, partial) = (dk.map(Shared::new), dv.map(Shared::new), partial.as_ref());
+    for_tasks(heads * ranges, rows * d.keys * 8, |t| {
+        let (b, g, range) = (t / ranges / d.kv_heads, t / ranges % d.kv_heads, t % ranges);
+        let (mut w, mut dw) = (vec![T::ZERO; BQ * BK], vec![T::ZERO; BQ * BK]);
+        for j in (range * per_range..d.keys.min((range + 1) * per_range)).step_by(BK) {
+            let cols = BK.min(d.keys - j);
+            let first_key = (b * d.kv_heads + g) * d.keys + j;
+            let (keys, values) = (Mat::of(k.0, k.1, b, g, j, cols), Mat::of(v.0, v.1, b, g, j, cols));
+            // SAFETY: each block of keys is one task's.
+            let own = |t: &Option<Shared<T>>, width: usize| {
+                t.as_ref().map(|t| {
+                    let block = unsafe { t.range(first_key * width, cols * width) };
+                    block.fill(T::ZERO);
+                    Mat::block(block, cols, width)
+                })
+            };
+            let (dk, dv) = (own(&dk, d.width), own(&dv, d.value_width));
+            for h in g * d.group()..(g + 1) * d.group() {
+                for i in (add.first_query(j) / BQ * BQ..d.queries).step_by(BQ) {
+                    let n = BQ.min(d.queries - i);
+                    let first = (b * d.heads + h) * d.queries + i;
+                    let queries = Mat::of(q.0, q.1, b, h, i, n);
+                    let back = &dout[first * d.value_width..(first + n) * d.value_width];
+                    let back = Mat { ptr: back.as_ptr() as *mut T, rows: n, cols: d.value_width, rs: d.value_width as isize, cs: 1 };
+                    let (wm, dwm) = (Mat::block(&mut w, n, cols), Mat::block(&mut dw, n, cols));
+                    // SAFETY: w and dw are this task's, as are its blocks of dk and dv and its part of dq.
+                    unsafe { product(wm, false, queries, keys.t(), scale) };
+                    weigh(&mut w[..n * cols], cols, &lse[first..first + n], add, b, h, i, j);
+                    if let Some(dv) = dv {
+                        unsafe { product(dv, true, wm.t(), back, T::ONE) };
+                    }
+                    if dk.is_none() && partial.is_none() {
+                        continue;
+                    }
+                    unsafe { product(dwm, false, back, values.t(), T::ONE) };
+                    score_gradient(&w[..n * cols], &mut dw[..n * cols], cols, &delta[first..first + n], scale);
+                    if let Some(dk) = dk {
+                        unsafe { product(dk, true, dwm.t(), queries, T::ONE) };
+                    }
+                    if let Some(p) = partial {
+                        let at = if ranges > 1 { range * size } else { 0 } + first * d.width;
+                        unsafe { product(Mat::block(p.range(at, n * d.width), n, d.width), true, dwm, keys, T::ONE) };
+                    }
+                }
+            }
+        }
+    });
+    if let (Some(dq), true) = (dq, ranges > 1) {
+        let out = &Shared::new(dq);
+        let chunk = 16 << 10;
+        for_tasks(size.div_ceil(chunk), size, |t| {
+            let (at, n) = (t * chunk, chunk.min(size - t * chunk));
+            // SAFETY: each chunk is one task's.
+            let dq = unsafe { out.range(at, n) };
+            parts.chunks_exact(size).for_each(|p| dq.iter_mut().zip(&p[at..at + n]).for_each(|(d, &p)| *d += p));
+        });
+    }
+}
