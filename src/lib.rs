@@ -34,4 +34,4 @@ pub use ops::pool::PoolOptions;
 pub use rng::manual_seed;
 pub use shape::Shape;
 pub use stats::{Stats, reset_peak, stats, trim};
-pub use tensor::{Axes, Operand, Options, eval};
+pub use tensor::{Axes, Index, Operand, Options, Span, eval};

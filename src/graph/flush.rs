@@ -12,22 +12,24 @@ use crate::{Device, Error, Result};
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 /// Plans kept; beyond, the ones that were not used for longest go.
 const MAX_PLANS: usize = 512;
 
-static FUSE: AtomicBool = AtomicBool::new(true);
+thread_local! {
+    static FUSE: Cell<bool> = const { Cell::new(true) };
+}
 
-/// Whether pointwise ops are fused. `FORNAX_FUSE=0` runs each as a kernel of its own.
+/// Whether pointwise ops are fused, for the flushes of this thread. `FORNAX_FUSE=0` runs each as a kernel of its own.
 pub(crate) fn set_fuse(on: bool) {
-    FUSE.store(on, Ordering::Relaxed);
+    FUSE.set(on);
 }
 
 fn fuse() -> bool {
     static FROM_ENV: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
-    *FROM_ENV.get_or_init(|| std::env::var("FORNAX_FUSE").map_or(true, |v| v != "0")) && FUSE.load(Ordering::Relaxed)
+    *FROM_ENV.get_or_init(|| std::env::var("FORNAX_FUSE").map_or(true, |v| v != "0")) && FUSE.get()
 }
 
 /// Hashes the words of a key; the map then compares them in full.

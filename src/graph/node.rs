@@ -3,7 +3,7 @@
 use super::op::{Meta, Op, Outputs};
 use super::{flush, pending};
 use crate::backend::Storage;
-use crate::{DType, Device, Error, Result, Shape};
+use crate::{DType, Device, Error, Result, Shape, testing};
 use smallvec::SmallVec;
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -126,6 +126,13 @@ impl Node {
 
 /// Records an op on the device of its inputs (at least one) and returns its first output.
 pub(crate) fn record(op: Arc<dyn Op>, inputs: &[&Tensor]) -> Result<Tensor> {
+    if let Some(outs) = testing::instead(&op, inputs) {
+        return Ok(outs?.swap_remove(0));
+    }
+    record_here(op, inputs)
+}
+
+fn record_here(op: Arc<dyn Op>, inputs: &[&Tensor]) -> Result<Tensor> {
     let device = inputs[0].node.device;
     if let Some(other) = inputs.iter().find(|t| t.node.device != device) {
         let message = format!("inputs on {device} and {}: move one with .to(device)", other.node.device);
@@ -136,12 +143,16 @@ pub(crate) fn record(op: Arc<dyn Op>, inputs: &[&Tensor]) -> Result<Tensor> {
 
 /// Records an op and returns all its outputs.
 pub(crate) fn record_all(op: Arc<dyn Op>, inputs: &[&Tensor]) -> Result<Vec<Tensor>> {
-    let first = record(op, inputs)?;
+    if let Some(outs) = testing::instead(&op, inputs) {
+        return outs;
+    }
+    let first = record_here(op, inputs)?;
     Ok((0..first.node.outs.len() as u32).map(|out| Tensor { node: first.node.clone(), out }).collect())
 }
 
 /// Records an op on a device: for generators, which have no inputs, and host steps, whose inputs may be elsewhere.
 pub(crate) fn record_on(device: Device, op: Arc<dyn Op>, inputs: &[&Tensor]) -> Result<Tensor> {
+    testing::watch(op.name());
     let metas: SmallVec<[&Meta; 4]> = inputs.iter().map(|t| t.meta()).collect();
     let outs = op.infer(&metas)?;
     for o in &outs {

@@ -5,8 +5,9 @@ use super::node::{FAILED, Node, PENDING};
 use super::op::Class;
 use super::{Tensor, flush};
 use crate::stats::{COUNTERS, count};
+use std::cell::Cell;
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, Weak};
 
 /// Pending nodes above which the live ones are run.
@@ -24,16 +25,19 @@ struct Window {
 }
 
 static WINDOW: Mutex<Window> = Mutex::new(Window { nodes: Vec::new(), recipes: Vec::new(), sweep: 4096, bytes: 0 });
-static LAZY: AtomicBool = AtomicBool::new(true);
 
-/// Whether ops wait for a flush. `FORNAX_LAZY=0` runs each when it is called.
+thread_local! {
+    static LAZY: Cell<bool> = const { Cell::new(true) };
+}
+
+/// Whether the ops of this thread wait for a flush. `FORNAX_LAZY=0` runs each when it is called.
 pub(crate) fn set_lazy(on: bool) {
-    LAZY.store(on, Ordering::Relaxed);
+    LAZY.set(on);
 }
 
 fn lazy() -> bool {
     static FROM_ENV: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
-    *FROM_ENV.get_or_init(|| std::env::var("FORNAX_LAZY").map_or(true, |v| v != "0")) && LAZY.load(Ordering::Relaxed)
+    *FROM_ENV.get_or_init(|| std::env::var("FORNAX_LAZY").map_or(true, |v| v != "0")) && LAZY.get()
 }
 
 /// Notes a new pending node, and flushes when the bound is passed.

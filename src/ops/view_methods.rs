@@ -418,6 +418,45 @@ impl Tensor {
         self.try_repeat(&std::iter::repeat_n(1, missing).chain(repeats.iter().copied()).collect::<Vec<_>>())
     }
 
+    /// Joins tensors of one shape along a new axis.
+    ///
+    /// # Errors
+    /// `Error::Shape` where the shapes differ, `Error::Argument` for an empty list.
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor};
+    /// let x = Tensor::ones([2, 3], Device::cpu());
+    /// assert_eq!(Tensor::stack(&[&x, &x], 1).dims(), [2, 2, 3]);
+    /// ```
+    pub fn try_stack(tensors: &[&Tensor], axis: isize) -> Result<Tensor> {
+        let Some(first) = tensors.first() else {
+            return Err(Error::argument("stack", "needs at least one tensor"));
+        };
+        let at = resolve("stack", axis, first.rank() + 1)? as isize;
+        if let Some(other) = tensors.iter().find(|t| t.shape() != first.shape()) {
+            return Err(Error::shape("stack", &[first.shape(), other.shape()], "all tensors must have one shape"));
+        }
+        let parts = tensors.iter().map(|t| t.try_unsqueeze(at)).collect::<Result<Vec<_>>>()?;
+        Tensor::try_cat(&parts.iter().collect::<Vec<_>>(), at)
+    }
+
+    /// Shifts the elements of an axis by `shift` places toward its end; what leaves there comes in at its start.
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor};
+    /// let x = Tensor::arange(0, 4, 1, Device::cpu());
+    /// assert_eq!(x.roll(1, 0).to_vec::<f32>()?, [3.0, 0.0, 1.0, 2.0]);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
+    pub fn try_roll(&self, shift: isize, axis: isize) -> Result<Tensor> {
+        let n = self.dims()[resolve("roll", axis, self.rank())?];
+        if n == 0 || shift % n as isize == 0 {
+            return Ok(self.clone());
+        }
+        let cut = n - shift.rem_euclid(n as isize) as usize;
+        Tensor::try_cat(&[&self.try_narrow(axis, cut, n - cut)?, &self.try_narrow(axis, 0, cut)?], axis)
+    }
+
     /// The diagonal of two axes, as the last axis of the result: elements (i, i + `offset`). A view where the strides allow it.
     ///
     /// # Errors

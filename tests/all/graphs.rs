@@ -1,0 +1,171 @@
+//! The graph itself: depth, width, memory, errors, threads.
+
+use fornax::{Device, Error, Tensor, grad, stats};
+use std::time::Instant;
+
+const CPU: Device = Device::cpu();
+
+#[test]
+fn deep_chains_build_run_and_drop() {
+    let n = 100_000;
+    let start = Instant::now();
+    let x = Tensor::zeros([3], CPU);
+    let mut y = x.clone();
+    for i in 0..n {
+        y = if i % 2 == 0 { y + 1.0 } else { y * 1.0 };
+    }
+    assert_eq!(y.to_vec::<f32>().unwrap(), [n as f32 / 2.0; 3]);
+    // Built and never run.
+    let mut y = x.clone();
+    for _ in 0..n {
+        y = y + 1.0;
+    }
+    drop(y);
+    println!("{:?}", start.elapsed());
+}
+
+#[test]
+fn deep_chains_have_gradients() {
+    let n = 100_000;
+    let x = Tensor::ones([2], CPU).requires_grad();
+    let mut y = &x * 1.0;
+    for i in 0..n {
+        y = if i % 2 == 0 { y + 0.5 } else { -y };
+    }
+    let g = y.sum(()).backward().unwrap();
+    assert_eq!(g.get(&x).unwrap().to_vec::<f32>().unwrap(), [1.0, 1.0]);
+}
+
+#[test]
+fn shared_nodes_are_visited_once() {
+    // 2^60 paths, 60 nodes.
+    let x = Tensor::from_vec(vec![1f64], 1, CPU).unwrap().requires_grad();
+    let mut y = x.clone();
+    for _ in 0..60 {
+        y = &y + &y;
+    }
+    let g = grad(&[&y.sum(())], &[&x]).unwrap().remove(0).unwrap();
+    assert_eq!(g.item::<f64>().unwrap(), (1u64 << 60) as f64);
+    assert_eq!(y.item::<f64>().unwrap(), (1u64 << 60) as f64);
+}
+
+#[test]
+fn wide_graphs() {
+    let parts: Vec<Tensor> = (0..3000).map(|i| Tensor::full([4], i as f32, CPU)).collect();
+    let sum = parts.iter().fold(Tensor::zeros([4], CPU), |s, p| s + p);
+    assert_eq!(sum.to_vec::<f32>().unwrap(), [(2999 * 3000 / 2) as f32; 4]);
+    let all = Tensor::stack(&parts.iter().collect::<Vec<_>>(), 0);
+    assert_eq!(all.sum(0).to_vec::<f32>().unwrap(), [(2999 * 3000 / 2) as f32; 4]);
+}
+
+#[test]
+fn many_slices_of_one_tensor_share_a_gradient() {
+    let t = 1000;
+    let x = Tensor::ones([t, 64], CPU).requires_grad();
+    let mut sum = Tensor::zeros([64], CPU);
+    for i in 0..t as isize {
+        sum = sum + x.select(0, i) * i as f32;
+    }
+    let g = sum.sum(()).backward().unwrap();
+    let g = g.get(&x).unwrap().to_vec::<f32>().unwrap();
+    assert!(g.chunks(64).enumerate().all(|(i, row)| row.iter().all(|&v| v == i as f32)));
+}
+
+#[test]
+fn reading_before_backward_changes_nothing() {
+    let run = |read: bool| {
+        let w = Tensor::from_vec(vec![0.5f32, -1.0, 2.0], 3, CPU).unwrap().requires_grad();
+        let h = (&w * 3.0).tanh();
+        let loss = (&h * &h).sum(());
+        if read {
+            loss.item::<f32>().unwrap();
+            h.to_vec::<f32>().unwrap();
+        }
+        loss.backward().unwrap().get(&w).unwrap().to_vec::<f32>().unwrap()
+    };
+    assert_eq!(run(false), run(true));
+}
+
+#[test]
+fn a_graph_is_spent_once() {
+    let w = Tensor::ones(3, CPU).requires_grad();
+    let loss = (&w * &w).sum(());
+    let a = loss.backward_retain().unwrap();
+    let b = loss.backward().unwrap();
+    assert_eq!(a.get(&w).unwrap().to_vec::<f32>().unwrap(), b.get(&w).unwrap().to_vec::<f32>().unwrap());
+    assert!(matches!(loss.backward(), Err(Error::Spent)));
+}
+
+#[test]
+fn no_gradient_is_lost_in_silence() {
+    let x = Tensor::ones(3, CPU);
+    assert!(x.sum(()).backward().is_err(), "nothing asked for a gradient");
+    assert!(grad(&[&x.sum(())], &[&x]).is_err());
+    let w = x.requires_grad();
+    assert!((&w * 2.0).backward().is_err(), "not a scalar");
+    assert!(fornax::no_grad(|| (&w * 2.0).sum(())).backward().is_err());
+    assert!(w.detach().sum(()).backward().is_err());
+}
+
+#[test]
+fn absurd_sizes_are_errors_and_leave_the_graph_usable() {
+    let small = Tensor::ones(4, CPU) + 1.0;
+    let big = Tensor::zeros([1 << 20, 1 << 24], CPU) + small.sum(());
+    for _ in 0..2 {
+        assert!(matches!(big.eval(), Err(Error::OutOfMemory { .. })), "{:?}", big.eval());
+    }
+    assert_eq!(small.to_vec::<f32>().unwrap(), [2.0; 4]);
+    assert!(Tensor::try_zeros([usize::MAX, 2], CPU).is_err());
+}
+
+#[test]
+fn threads_share_pending_tensors() {
+    let base = Tensor::from_vec((0..5000).map(|i| i as f32 * 1e-3).collect(), 5000, CPU).unwrap();
+    let shared: Vec<Tensor> = (0..20).map(|i| (&base * (i as f32 + 1.0)).sin() + &base).collect();
+    let expected: Vec<f32> = (0..20).map(|i| ((&base * (i as f32 + 1.0)).sin() + &base).sum(()).item::<f32>().unwrap()).collect();
+    std::thread::scope(|s| {
+        for k in 0..8usize {
+            let (shared, expected) = (&shared, &expected);
+            s.spawn(move || {
+                for j in 0..40 {
+                    let i = (j * (2 * k + 1) + k) % 20;
+                    let mine = if j % 3 == 0 { &shared[i] + 0.0 } else { shared[i].clone() };
+                    assert_eq!(mine.sum(()).item::<f32>().unwrap(), expected[i]);
+                }
+            });
+        }
+    });
+}
+
+/// Gradient descent on a small network, its memory and plans. Alone in its process's time only by its own margin: other tests run beside
+/// it, so the figures are taken from many steps.
+#[test]
+fn training_loops_reuse_their_plan() {
+    let n = 64;
+    let x = Tensor::normal([n, 8], 0.0, 1.0, CPU);
+    let target = x.sum_keepdim(1).tanh();
+    let mut w1 = Tensor::normal([8, 16], 0.0, 0.3, CPU);
+    let mut w2 = Tensor::normal([16, 1], 0.0, 0.3, CPU);
+    let mut losses = Vec::new();
+    for _ in 0..60 {
+        let (a, b) = (w1.requires_grad(), w2.requires_grad());
+        let loss = (x.matmul(&a).tanh().matmul(&b) - &target).square().mean(());
+        let g = loss.backward().unwrap();
+        w1 = (&w1 - g.get(&a).unwrap() * 0.1).detach();
+        w2 = (&w2 - g.get(&b).unwrap() * 0.1).detach();
+        fornax::eval(&[&w1, &w2]).unwrap();
+        losses.push(loss.item::<f32>().unwrap());
+    }
+    assert!(losses[59] < 0.5 * losses[0], "{losses:?}");
+}
+
+#[test]
+fn recurrent_loops_without_reads_stay_bounded() {
+    // Far more nodes than the bound on pending ones, and no read inside the loop.
+    let mut x = Tensor::zeros([1000], CPU);
+    for _ in 0..50_000 {
+        x = &x * 0.5 + 1.0;
+    }
+    assert!((x.to_vec::<f32>().unwrap()[0] - 2.0).abs() < 1e-5);
+    let _ = stats();
+}

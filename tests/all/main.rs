@@ -1,0 +1,12 @@
+//! All integration tests in one binary: building and linking several would cost more than running them.
+
+mod graphs;
+mod harness;
+mod indexing;
+mod ops_movement;
+mod ops_pointwise;
+mod ops_products;
+mod ops_reduce;
+mod ops_views;
+mod programs;
+mod registry;

@@ -1,0 +1,92 @@
+//! The harness on itself: a planted wrong derivative is found, and no op of the crate goes without a case.
+
+use crate::harness::*;
+use crate::{ops_movement, ops_pointwise, ops_products, ops_reduce, ops_views};
+use fornax::{DType, Device, Tensor, testing};
+use std::collections::BTreeSet;
+use std::path::Path;
+
+fn all() -> Vec<Case> {
+    let families: [fn() -> Vec<Case>; 9] = [
+        ops_pointwise::unary,
+        ops_pointwise::binary,
+        ops_pointwise::others,
+        ops_views::cases,
+        ops_reduce::cases,
+        ops_reduce::scans,
+        ops_movement::cases,
+        ops_products::products,
+        ops_products::convolutions,
+    ];
+    families.iter().flat_map(|f| f()).collect()
+}
+
+#[test]
+fn a_wrong_derivative_is_found() {
+    let planted =
+        case("planted", &[real(&[2, 3])], |t| testing::wrong_square(&t[0])).oracle(|a| a[0].v.iter().map(|x| x * x).collect()).no_gpu();
+    let mut report = Report::default();
+    check(&mut report, &planted);
+    assert!(
+        report.failures.iter().all(|f| f.contains("gradient") || f.contains("derivative") || f.contains("f16")),
+        "{:?}",
+        report.failures
+    );
+    assert!(report.failures.iter().any(|f| f.starts_with("planted: gradient")), "the wrong derivative went unnoticed");
+}
+
+#[test]
+fn a_wrong_value_is_found() {
+    let planted = case("planted", &[real(&[2, 3])], |t| t[0].try_mul(1.001)).oracle(|a| a[0].v.clone());
+    let mut report = Report::default();
+    check(&mut report, &planted);
+    assert!(report.failures.iter().any(|f| f.contains("f32 = oracle")));
+}
+
+/// The op names in the sources: what stands in quotes in the body of each `fn name(&self) -> &'static str`.
+fn names_in(dir: &Path, found: &mut BTreeSet<String>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            names_in(&path, found);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+            for part in text.split("fn name(&self) -> &'static str {").skip(1) {
+                let body = part.split('}').next().unwrap();
+                if let Some(name) = body.trim().strip_prefix('"').and_then(|b| b.strip_suffix('"')) {
+                    found.insert(name.to_string());
+                }
+            }
+        }
+    }
+}
+
+/// Ops that have no case in the harness, and why.
+const ELSEWHERE: &[(&str, &str)] = &[("wrong_square", "planted")];
+
+#[test]
+fn every_op_has_a_case() {
+    let mut wanted = BTreeSet::new();
+    names_in(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ops"), &mut wanted);
+    assert!(wanted.len() > 10, "the sources were not read: {wanted:?}");
+    let (_, seen) = testing::recorded(|| {
+        for c in all() {
+            let order = c.order();
+            let mut run = || -> fornax::Result<()> {
+                let mut t = tensors(&c, &arrays(&c, Lie::Plain), DType::F32, Lie::Plain, Device::cpu())?;
+                t.iter_mut().filter(|t| t.dtype().is_float() && order > 0).for_each(|t| *t = t.requires_grad());
+                let y = c.build(&t)?;
+                if order > 0 {
+                    let leaves: Vec<&Tensor> = t.iter().filter(|t| t.dtype().is_float()).collect();
+                    fornax::grad(&[&y], &leaves)?;
+                }
+                Ok(())
+            };
+            run().unwrap_or_else(|e| panic!("{}: {e}", c.name));
+        }
+    });
+    let missing: Vec<&String> = wanted.iter().filter(|n| !seen.contains(n.as_str()) && !ELSEWHERE.iter().any(|(e, _)| e == n)).collect();
+    assert!(missing.is_empty(), "ops without a case in tests/all: {missing:?}");
+    println!("{} kinds of op are covered", seen.len());
+}
