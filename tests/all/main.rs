@@ -1,12 +1,16 @@
 //! All integration tests in one binary: building and linking several would cost more than running them.
 
+mod checkpoints;
+mod data;
 mod graphs;
 mod harness;
 mod indexing;
+mod modules;
 mod ops_movement;
 mod ops_pointwise;
 mod ops_products;
 mod ops_reduce;
 mod ops_views;
+mod optim;
 mod programs;
 mod registry;

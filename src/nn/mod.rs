@@ -1,0 +1,93 @@
+//! Layers, parameters and losses; PyTorch's defaults, maths and names.
+//!
+//! A model is a struct of layers with `#[derive(Module)]`, and a [`Forward`]:
+//!
+//! ```
+//! use fornax::nn::{self, Forward, Module};
+//! use fornax::{Device, Tensor};
+//! let model = nn::Sequential::new()
+//!     .add(nn::Conv2d::new(1, 8, 3, Device::cpu()).padding(1))
+//!     .add(nn::ReLU)
+//!     .add(nn::MaxPool2d::new(2))
+//!     .add(nn::Flatten::default())
+//!     .add(nn::Linear::new(8 * 4 * 4, 10, Device::cpu()));
+//! let logits = model.forward(&Tensor::zeros([5, 1, 8, 8], Device::cpu()))?;
+//! assert_eq!(logits.dims(), [5, 10]);
+//! assert_eq!(model.num_params(), 8 * 9 + 8 + 8 * 16 * 10 + 10);
+//! # Ok::<(), fornax::Error>(())
+//! ```
+
+mod activation;
+mod container;
+mod conv;
+mod dropout;
+mod embedding;
+#[doc(hidden)]
+pub mod field;
+pub mod init;
+mod linear;
+mod loss;
+mod module;
+mod norm;
+mod param;
+mod pool;
+pub(crate) mod state;
+
+pub use crate::io::StateDict;
+pub use activation::{
+    ELU, GELU, Hardsigmoid, Hardswish, LeakyReLU, LogSoftmax, Mish, ReLU, SELU, SiLU, Sigmoid, Softmax, Softplus, Softsign, Tanh,
+};
+pub use container::{Flatten, Identity, Sequential};
+pub use conv::{Conv1d, Conv2d};
+pub use dropout::Dropout;
+pub use embedding::Embedding;
+pub use fornax_derive::Module;
+pub use linear::Linear;
+pub use loss::{bce_with_logits, cross_entropy, l1_loss, mse_loss};
+pub use module::{Item, Module, Walk};
+pub use norm::{BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm, RMSNorm};
+pub use param::{Buffer, Counter, Mode, Param};
+pub use pool::{AdaptiveAvgPool2d, AvgPool2d, MaxPool2d};
+pub use state::Loaded;
+
+use crate::{Result, Tensor};
+
+/// What a layer or model with one input and one output computes.
+pub trait Forward: Module {
+    /// The output for an input.
+    ///
+    /// # Errors
+    /// Where the input's shape, dtype or device does not fit.
+    fn forward(&self, x: &Tensor) -> Result<Tensor>;
+}
+
+impl<M: Forward + ?Sized> Forward for &M {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        (**self).forward(x)
+    }
+}
+impl<M: Forward + ?Sized> Forward for Box<M> {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        (**self).forward(x)
+    }
+}
+impl<M: Forward + ?Sized> Forward for std::sync::Arc<M> {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        (**self).forward(x)
+    }
+}
+/// Nothing passes its input on.
+impl<M: Forward> Forward for Option<M> {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Some(m) => m.forward(x),
+            None => Ok(x.clone()),
+        }
+    }
+}
+/// One after the other.
+impl<M: Forward> Forward for Vec<M> {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.iter().try_fold(x.clone(), |x, m| m.forward(&x))
+    }
+}
