@@ -33,6 +33,7 @@ pub use ops::conv::{ConvOptions, ConvOptions1d, Pair};
 pub use ops::cross_entropy::{CrossEntropy, Reduction};
 pub use ops::custom::{CustomInputs, CustomOp, CustomOutputs, Shader, custom};
 pub use ops::interpolate::{Interpolation, Resize};
+pub use ops::nonzero::Unique;
 pub use ops::pad::PadMode;
 pub use ops::pool::PoolOptions;
 pub use rng::manual_seed;

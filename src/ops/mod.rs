@@ -21,6 +21,8 @@ pub(crate) mod matmul;
 pub(crate) mod matmul_cpu;
 mod matmul_gpu;
 pub(crate) mod movement;
+mod multinomial;
+pub(crate) mod nonzero;
 pub(crate) mod norm;
 pub(crate) mod pad;
 pub(crate) mod pointwise;
