@@ -400,7 +400,7 @@ impl<'a> Planner<'a> {
             let same = f.bytes == self.slots[to].bytes;
             let free = match f.leaf {
                 None => true,
-                Some(_) => f.donated,
+                Some(_) => f.donated && !self.shared_later(from, at),
             };
             if last && alone && same && free {
                 self.place_leaf(from, plan);
@@ -415,6 +415,13 @@ impl<'a> Planner<'a> {
             }
         }
         plan.refused += refused.len() as u64;
+    }
+
+    /// Whether another leaf on the same memory (a view that has its value) is read at step `at` or later.
+    fn shared_later(&self, s: usize, at: usize) -> bool {
+        let memory = |slot: &Slot| slot.leaf.and_then(|(l, out)| self.claim.leaves[l].values[out].as_ref().map(std::sync::Arc::as_ptr));
+        let mine = memory(&self.slots[s]);
+        self.slots.iter().enumerate().any(|(k, o)| k != s && memory(o) == mine && (o.last_use >= at || o.pinned))
     }
 
     /// Two-stage reductions on the GPU want temporaries.
