@@ -24,6 +24,12 @@ macro_rules! counters {
             pub cpu_peak_bytes: u64,
             /// Bytes that the CPU pool keeps for reuse.
             pub cpu_pooled_bytes: u64,
+            /// Bytes that live GPU buffers hold, over all GPUs in use.
+            pub gpu_bytes: u64,
+            /// The most bytes that they held since [`reset_peak`](crate::reset_peak).
+            pub gpu_peak_bytes: u64,
+            /// Bytes that the GPU pools keep for reuse.
+            pub gpu_pooled_bytes: u64,
         }
 
         /// Counters of one kind each.
@@ -35,12 +41,26 @@ macro_rules! counters {
         /// The counters now.
         pub fn stats() -> Stats {
             let (used, peak, pooled) = crate::backend::cpu::memory::usage();
-            Stats {
+            #[allow(unused_mut)]
+            let mut stats = Stats {
                 $($name: COUNTERS.$name.load(Ordering::Relaxed),)*
                 cpu_bytes: used as u64,
                 cpu_peak_bytes: peak as u64,
                 cpu_pooled_bytes: pooled as u64,
+                gpu_bytes: 0,
+                gpu_peak_bytes: 0,
+                gpu_pooled_bytes: 0,
+            };
+            #[cfg(feature = "wgpu")]
+            for gpu in crate::backend::gpu::opened() {
+                let g = gpu.stats();
+                stats.dispatches += g.dispatches;
+                stats.submits += g.submits;
+                stats.gpu_bytes += g.in_use;
+                stats.gpu_peak_bytes += g.peak;
+                stats.gpu_pooled_bytes += g.pooled;
             }
+            stats
         }
 
         impl Stats {
@@ -83,9 +103,13 @@ pub(crate) fn count(counter: &AtomicU64, n: u64) {
 /// Starts a new measurement of peak memory.
 pub fn reset_peak() {
     crate::backend::cpu::memory::reset_peak();
+    #[cfg(feature = "wgpu")]
+    crate::backend::gpu::opened().for_each(|g| g.reset_peak());
 }
 
 /// Gives pooled memory back to the system.
 pub fn trim() {
     crate::backend::cpu::memory::trim();
+    #[cfg(feature = "wgpu")]
+    crate::backend::gpu::opened().for_each(|g| g.trim());
 }

@@ -75,6 +75,12 @@ pub(crate) fn open(n: usize, software: bool) -> Result<&'static Gpu> {
     entry.gpu.get_or_init(|| create(&entry.adapter, n).map(|gpu| &*Box::leak(Box::new(gpu)))).clone()
 }
 
+/// The GPUs that the process has opened so far; opens none.
+pub(crate) fn opened() -> impl Iterator<Item = &'static Gpu> {
+    let lists = REGISTRY.get().into_iter().flat_map(|r| r.hardware.iter().chain(&r.software));
+    lists.filter_map(|e| e.gpu.get()?.as_ref().ok().copied())
+}
+
 /// A device of one's own, so that a test of faults does not disturb the reads of others.
 #[cfg(test)]
 pub(super) fn open_private() -> Result<Gpu> {

@@ -9,7 +9,7 @@ mod run;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use adapter::open;
+pub(crate) use adapter::{open, opened};
 #[allow(unused_imports)]
 pub(crate) use convert::{from_gpu_bytes, to_gpu_bytes};
 pub(crate) use memory::GpuBuffer;
