@@ -166,6 +166,20 @@ fn reading_the_loss_first_changes_no_gradient() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_kernel_reads_its_own_outputs_from_registers_through_views() -> Result<()> {
+    // Leaves made of pending values are kept, and both are views of outputs of the kernel that computes the product.
+    let (x, z) = (vector(4).try_add(1.0)?.requires_grad(), vector(4).try_add(10.0)?.requires_grad());
+    let y = x.try_mul(&z)?;
+    assert_eq!(y.to_vec::<f32>()?, x.to_vec::<f32>()?.iter().zip(z.to_vec::<f32>()?).map(|(x, z)| x * z).collect::<Vec<_>>());
+    // The same through a chain of views around an inlined value.
+    let x = vector(4).try_add(1.0)?.requires_grad();
+    let y = x.try_reshape([2, 2])?.try_mul(2.0)?.try_reshape(4)?.try_add(1.0)?;
+    crate::eval(&[&x, &y])?;
+    assert_eq!(y.to_vec::<f32>()?, x.to_vec::<f32>()?.iter().map(|x| x * 2.0 + 1.0).collect::<Vec<_>>());
+    Ok(())
+}
+
 impl Tensor {
     fn item_at(&self, i: usize) -> Result<f32> {
         Ok(self.to_vec::<f32>()?[i])

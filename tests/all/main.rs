@@ -2,6 +2,7 @@
 
 mod checkpoints;
 mod data;
+mod golden_conv;
 mod graphs;
 mod harness;
 mod indexing;
