@@ -17,6 +17,10 @@ pub(crate) mod fold;
 pub(crate) mod gather;
 pub(crate) mod index_select;
 pub(crate) mod interpolate;
+#[cfg(feature = "linalg")]
+mod linalg;
+#[cfg(feature = "linalg")]
+mod linalg_vjp;
 pub(crate) mod matmul;
 pub(crate) mod matmul_cpu;
 mod matmul_gpu;

@@ -166,6 +166,39 @@ fn attention(name: &str) -> Option<Case> {
     })
 }
 
+#[cfg(feature = "linalg")]
+fn linear_algebra(name: &str) -> Option<Case> {
+    Some(match name {
+        "qr" => Box::new(|i| {
+            let (q, r) = i["a"].try_qr()?;
+            Ok(vec![("qq", q.try_square()?), ("rr", r.try_square()?)])
+        }),
+        "qr_wide" => Box::new(|i| Ok(vec![("rr", i["a"].try_qr()?.1.try_square()?)])),
+        "svd" | "svd_wide" => Box::new(|i| {
+            let (u, s, vt) = i["a"].try_svd()?;
+            Ok(vec![("uu", u.try_square()?), ("s", s), ("vv", vt.try_square()?)])
+        }),
+        "eigh" => Box::new(|i| {
+            let (w, v) = i["a"].try_add(i["a"].try_transpose(-1, -2)?)?.try_mul(0.5)?.try_eigh()?;
+            Ok(vec![("w", w), ("vv", v.try_square()?)])
+        }),
+        "cholesky" => Box::new(|i| {
+            let a = i["a"].try_add(i["a"].try_transpose(-1, -2)?)?.try_mul(0.5)?;
+            Ok(vec![("l", a.try_cholesky()?)])
+        }),
+        "solve" => Box::new(|i| Ok(vec![("x", i["a"].try_solve(&i["b"])?)])),
+        "det" => Box::new(|i| Ok(vec![("d", i["a"].try_det()?)])),
+        "inverse" => Box::new(|i| Ok(vec![("x", i["a"].try_inverse()?)])),
+        _ => return None,
+    })
+}
+
+#[cfg(feature = "linalg")]
+#[test]
+fn linear_algebra_agrees_with_pytorch() {
+    assert_eq!(run(crate::harness::gpu(), &linear_algebra), 9);
+}
+
 #[test]
 fn softmax_and_norms_agree_with_pytorch() {
     assert_eq!(run(crate::harness::gpu(), &softmax_and_norms), 15);
