@@ -3,10 +3,12 @@
 mod checkpoints;
 mod data;
 mod golden_conv;
+mod golden_norm;
 mod graphs;
 mod harness;
 mod indexing;
 mod modules;
+mod ops_fused;
 mod ops_movement;
 mod ops_pointwise;
 mod ops_products;
