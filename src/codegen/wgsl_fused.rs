@@ -5,7 +5,7 @@
 
 use super::dispatch::{Caps, Dispatch, Slot, grid};
 use super::kernel::{Fused, Operand, collapse};
-use super::wgsl_program::{Access, Builder, Walk, failed};
+use super::wgsl_program::{Access, Builder, Walk, failed, label};
 use crate::{Result, Shape};
 use std::fmt::Write;
 use std::ops::Range;
@@ -186,7 +186,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) num: vec
     );
     let offsets = b.bindings.iter().map(|x| if let Slot::Buffer(i) = x.slot { base_of(i) } else { 0 }).collect();
     let dispatch = Dispatch {
-        label: "fused",
+        label: label("fused", &k.program),
         source: source.into(),
         bindings: b.bindings,
         params: b.params,

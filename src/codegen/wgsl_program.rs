@@ -4,7 +4,9 @@ use super::dispatch::{Binding, Param, Slot};
 use super::kernel::{Operand, ScalarRef};
 use super::program::{Instr, Program, Reg};
 use crate::{DType, Error, Result};
+use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::sync::Mutex;
 
 /// The WGSL type of a register.
 pub(super) fn type_of(dtype: DType) -> Result<&'static str> {
@@ -19,6 +21,29 @@ pub(super) fn type_of(dtype: DType) -> Result<&'static str> {
 
 pub(super) fn failed(message: String) -> Error {
     Error::Kernel { op: "codegen".into(), message }
+}
+
+/// A name for the profiler: what the kernel is and the functions it applies. Kept for the process's life, once for each name.
+pub(super) fn label(what: &str, program: &Program) -> &'static str {
+    const MOST: usize = 8;
+    static KNOWN: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+    let mut name = what.to_string();
+    let mut names = program.instrs.iter().filter_map(|i| if let Instr::Apply { def, .. } = i { Some(def.name) } else { None });
+    for def in names.by_ref().take(MOST) {
+        name.push(' ');
+        name.push_str(def);
+    }
+    let more = names.count();
+    if more > 0 {
+        let _ = write!(name, " +{more}");
+    }
+    let mut known = KNOWN.lock().unwrap_or_else(|e| e.into_inner());
+    if let Some(found) = known.get(&*name) {
+        return found;
+    }
+    let kept: &'static str = Box::leak(name.into_boxed_str());
+    known.insert(kept);
+    kept
 }
 
 /// How an operand moves over a collapsed iteration space.

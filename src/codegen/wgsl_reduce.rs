@@ -9,7 +9,7 @@ use super::dispatch::{Caps, Dispatch, GpuKernel, GpuStep, Param, Slot, grid};
 use super::kernel::{Fused, FusedReduce, Operand, ReduceKind, ScalarRef, collapse};
 use super::program::{Instr, Program};
 use super::wgsl_fused::{fused, load_inner};
-use super::wgsl_program::{Access, Builder, cast, failed, to_word, type_of};
+use super::wgsl_program::{Access, Builder, cast, failed, label, to_word, type_of};
 use crate::layout::row_major;
 use crate::{DType, Result, Shape};
 use smallvec::smallvec;
@@ -369,7 +369,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) num: vec
             lanes * width
         );
         let step = GpuStep::Dispatch(Dispatch {
-            label: "reduce",
+            label: label(&format!("reduce {:?}", self.kind), program),
             source: s.into(),
             bindings: b.bindings,
             params: b.params,

@@ -1,6 +1,6 @@
 //! Which adapters there are, and how one is opened.
 
-use super::{Counters, Gpu, memory, pipeline, read, run};
+use super::{Counters, Gpu, memory, pipeline, profile, read, run};
 use crate::codegen::dispatch::Caps;
 use crate::{Error, Result};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -72,7 +72,12 @@ pub(crate) fn open(n: usize, software: bool) -> Result<&'static Gpu> {
         };
         return Err(Error::Device { op: "Device::gpu", message });
     };
-    entry.gpu.get_or_init(|| create(&entry.adapter, n).map(|gpu| &*Box::leak(Box::new(gpu)))).clone()
+    let open = || {
+        let gpu: &'static Gpu = Box::leak(Box::new(create(&entry.adapter, n)?));
+        profile::at_exit(gpu);
+        Ok(gpu)
+    };
+    entry.gpu.get_or_init(open).clone()
 }
 
 /// The GPUs that the process has opened so far; opens none.
@@ -135,7 +140,9 @@ fn create(adapter: &wgpu::Adapter, number: usize) -> Result<Gpu> {
         usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
         mapped_at_creation: false,
     });
+    let profiler = profile::Profiler::from_env(&caps, queue.get_timestamp_period());
     Ok(Gpu {
+        profiler,
         name: info.name,
         number,
         caps,

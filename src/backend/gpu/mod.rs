@@ -4,6 +4,7 @@ mod adapter;
 mod convert;
 mod memory;
 mod pipeline;
+mod profile;
 mod read;
 mod run;
 #[cfg(test)]
@@ -48,6 +49,8 @@ pub(crate) struct Gpu {
     bind_groups: Mutex<run::BindGroups>,
     staging: read::Staging,
     fault: wgpu::Buffer,
+    /// Where `FORNAX_PROFILE=1` asks for one.
+    profiler: Option<profile::Profiler>,
     /// Why the device was lost: final.
     lost: Arc<OnceLock<String>>,
     counters: Counters,

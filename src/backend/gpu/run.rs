@@ -1,6 +1,7 @@
 //! Plans on the GPU: compiled once, encoded into one compute pass, one submit.
 
 use super::pipeline::Pipeline;
+use super::profile::Timer;
 use super::{Gpu, GpuBuffer, Placed, lock};
 use crate::codegen::dispatch::{Dispatch, GpuStep, Param, Slot};
 use crate::{Error, Result};
@@ -22,8 +23,17 @@ pub(crate) struct Compiled {
 }
 
 enum Step {
-    Dispatch { label: &'static str, pipeline: Arc<Pipeline>, bindings: SmallVec<[(Slot, u64); 8]>, params: Option<u32>, groups: [u32; 3] },
-    Zero { buffer: usize },
+    Dispatch {
+        label: &'static str,
+        pipeline: Arc<Pipeline>,
+        bindings: SmallVec<[(Slot, u64); 8]>,
+        params: Option<u32>,
+        groups: [u32; 3],
+        flops: u64,
+    },
+    Zero {
+        buffer: usize,
+    },
 }
 
 /// Copies of the parameters on the GPU. A replay with the same words writes nothing; one with other words takes the next copy, so that it
@@ -49,7 +59,7 @@ pub(super) struct BindGroups {
 
 type GroupKey = (u32, SmallVec<[(u64, u64, u64); 8]>);
 
-/// The labels of generated kernels: they know of the largest binding and stay within it.
+/// What the labels of generated kernels begin with: they know of the largest binding and stay within it.
 const SPLITS: [&str; 2] = ["fused", "reduce"];
 
 const GENERATION: usize = 4096;
@@ -59,11 +69,11 @@ impl BindGroups {
         *self = BindGroups::default();
     }
 
-    fn get(&mut self, key: GroupKey, build: impl FnOnce() -> wgpu::BindGroup) -> wgpu::BindGroup {
+    fn get(&mut self, key: GroupKey, build: impl FnOnce(&GroupKey) -> wgpu::BindGroup) -> wgpu::BindGroup {
         if let Some(group) = self.young.get(&key) {
             return group.clone();
         }
-        let group = self.old.remove(&key).unwrap_or_else(build);
+        let group = self.old.remove(&key).unwrap_or_else(|| build(&key));
         if self.young.len() >= GENERATION {
             self.old = std::mem::take(&mut self.young);
         }
@@ -115,7 +125,7 @@ impl Gpu {
                         plan.window = plan.window.max((d.params.len() as u32 * 4).next_multiple_of(16));
                         at as u32 * 4
                     });
-                    Step::Dispatch { label: d.label, pipeline, bindings, params, groups: d.groups }
+                    Step::Dispatch { label: d.label, pipeline, bindings, params, groups: d.groups, flops: d.flops }
                 }
             };
             plan.steps.push(step);
@@ -135,11 +145,18 @@ impl Gpu {
         if plan.steps.is_empty() {
             return Ok(());
         }
-        let (done, error) = self.scoped(|| self.encode(plan, buffers, word));
-        done?;
+        let (done, error) = self.scoped(|| {
+            // Held until the submit, so that another thread's replay of this plan cannot change the parameters in between.
+            let mut blocks = lock(&plan.blocks);
+            let mut timer = self.profiler.as_ref().and_then(|p| p.timer(&self.device));
+            let commands = self.encode(plan, &mut blocks, buffers, word, timer.as_mut())?;
+            self.submit(Some(commands));
+            Ok(timer)
+        });
+        let timer = done?;
         self.alive()?;
         match error {
-            None => Ok(()),
+            None => timer.map_or(Ok(()), |t| self.collect(t)),
             Some(wgpu::Error::OutOfMemory { .. }) => {
                 Err(Error::OutOfMemory { device: self.label(), bytes: 0, message: "while kernels were submitted".into() })
             }
@@ -153,11 +170,23 @@ impl Gpu {
         self.run_at(plan, &buffers.iter().map(|&b| (b, 0)).collect::<Vec<_>>(), word)
     }
 
-    fn encode(&self, plan: &Compiled, buffers: &[(&GpuBuffer, u64)], word: &dyn Fn(&Param) -> u32) -> Result<()> {
+    /// Encodes without a submit, for measuring.
+    #[cfg(test)]
+    pub(super) fn encode_only(&self, plan: &Compiled, buffers: &[&GpuBuffer]) -> Result<wgpu::CommandBuffer> {
+        let buffers: Vec<_> = buffers.iter().map(|&b| (b, 0)).collect();
+        self.encode(plan, &mut lock(&plan.blocks), &buffers, &|_| 0, None)
+    }
+
+    fn encode(
+        &self,
+        plan: &Compiled,
+        blocks: &mut Blocks,
+        buffers: &[(&GpuBuffer, u64)],
+        word: &dyn Fn(&Param) -> u32,
+        mut timer: Option<&mut Timer>,
+    ) -> Result<wgpu::CommandBuffer> {
         let buffer = |i: usize| buffers.get(i).copied().ok_or_else(|| self.failed("run", format!("the plan has no buffer {i}")));
-        // Held until the submit, so that another thread's replay of this plan cannot change the parameters in between.
-        let mut blocks = lock(&plan.blocks);
-        let params = self.write_params(plan, &mut blocks, word)?;
+        let params = self.write_params(plan, blocks, word)?;
         let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: None });
         let mut pass: Option<wgpu::ComputePass<'static>> = None;
         let mut current: Option<&Arc<Pipeline>> = None;
@@ -171,7 +200,7 @@ impl Gpu {
                     let b = buffer(*i)?.0;
                     encoder.clear_buffer(b.raw(), 0, Some(b.padded()));
                 }
-                Step::Dispatch { label, pipeline, bindings, params: at, groups } => {
+                Step::Dispatch { label, pipeline, bindings, params: at, groups, flops } => {
                     if groups.contains(&0) {
                         continue;
                     }
@@ -188,15 +217,25 @@ impl Gpu {
                     if let (Some(at), Some(params)) = (at, params) {
                         pass.set_bind_group(1, params, &[*at]);
                     }
+                    let begun = timer.as_mut().is_some_and(|t| t.begin(pass, label));
                     pass.dispatch_workgroups(groups[0], groups[1], groups[2]);
                     count += 1;
+                    if let (true, Some(t)) = (begun, timer.as_mut()) {
+                        let bytes = bindings.iter().map(|(slot, at)| match slot {
+                            Slot::Buffer(i) => buffers.get(*i).map_or(0, |(b, start)| b.padded().saturating_sub(at + start)),
+                            _ => 0,
+                        });
+                        t.end(pass, bytes.sum(), *flops);
+                    }
                 }
             }
         }
         drop(pass);
-        self.submit(Some(encoder.finish()));
+        if let Some(t) = timer {
+            t.resolve(&mut encoder);
+        }
         self.counters.dispatches.fetch_add(count, Ordering::Relaxed);
-        Ok(())
+        Ok(encoder.finish())
     }
 
     /// Brings the plan's parameters onto the GPU, where they are not there already.
@@ -267,7 +306,7 @@ impl Gpu {
             if offset >= size {
                 return Err(self.failed(label, format!("binding {k} starts at byte {offset} of {size}")));
             }
-            if size - offset > self.caps.max_binding && !SPLITS.contains(&label) {
+            if size - offset > self.caps.max_binding && !SPLITS.iter().any(|s| label.starts_with(s)) {
                 let message = format!("binding {k} has {} bytes: this device binds at most {}", size - offset, self.caps.max_binding);
                 return Err(self.failed(label, message));
             }
@@ -275,7 +314,7 @@ impl Gpu {
             key.1.push((id, offset, size));
             raws.push(raw);
         }
-        Ok(lock(&self.bind_groups).get(key.clone(), || {
+        Ok(lock(&self.bind_groups).get(key, |key| {
             self.counters.bind_groups.fetch_add(1, Ordering::Relaxed);
             let entries: SmallVec<[wgpu::BindGroupEntry; 8]> = key
                 .1

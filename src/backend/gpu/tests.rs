@@ -177,6 +177,9 @@ fn gpu_costs() {
     };
     let many = gpu.compile((0..64).map(|i| add(i % 2, 1 - i % 2, 1024, 1.0)).collect()).unwrap();
     time("dispatch, 64 a submit", 50, 64, &|| gpu.run(&many, &[&a, &b], &word).unwrap());
+    let start = std::time::Instant::now();
+    (0..100).for_each(|_| drop(gpu.encode_only(&many, &[&a, &b]).unwrap()));
+    println!("encoding, 64 dispatches: {:.2} us each", start.elapsed().as_secs_f64() * 1e6 / 6400.0);
     let one = gpu.compile(vec![add(0, 1, 1024, 1.0)]).unwrap();
     time("submit of one dispatch", 500, 1, &|| gpu.run(&one, &[&a, &b], &word).unwrap());
     time("read of 4 KiB", 500, 1, &|| drop(gpu.read(&b, 4096).unwrap()));
