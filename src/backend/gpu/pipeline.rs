@@ -6,7 +6,8 @@ use crate::{Error, Result};
 use smallvec::SmallVec;
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// Which of a shader's storage bindings are written, and whether it has parameters.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -80,7 +81,6 @@ fn bind_read_write(source: &str, k: usize) -> String {
 impl Gpu {
     /// Finds or builds the pipelines of some dispatches, in order.
     pub(super) fn pipelines(&self, dispatches: &[&Dispatch]) -> Result<Vec<Arc<Pipeline>>> {
-        use rayon::prelude::*;
         let keys: Vec<Key> = dispatches.iter().map(|d| resolve(d)).collect();
         let mut missing: Vec<(&Key, &'static str)> = Vec::new();
         {
@@ -92,15 +92,40 @@ impl Gpu {
             }
         }
         // The lock is not held here: two threads may build the same pipeline, which is only a waste.
-        let new = match missing.len() {
-            1 => vec![self.build(missing[0].0, missing[0].1)?],
-            _ => missing.par_iter().map(|(key, label)| self.build(key, label)).collect::<Result<Vec<_>>>()?,
-        };
+        let new = self.build_all(&missing)?;
         let mut built = lock(&self.pipelines.built);
         for ((key, _), pipeline) in missing.into_iter().zip(new) {
             built.insert(key.clone(), pipeline);
         }
         Ok(keys.iter().map(|k| built[k].clone()).collect())
+    }
+
+    /// Builds on several threads: a pipeline takes milliseconds. Not on rayon's, whose workers would take up other work while they wait, and
+    /// the caller holds locks.
+    fn build_all(&self, missing: &[(&Key, &'static str)]) -> Result<Vec<Arc<Pipeline>>> {
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(missing.len());
+        if threads < 2 {
+            return missing.iter().map(|(key, label)| self.build(key, label)).collect();
+        }
+        let next = AtomicUsize::new(0);
+        let take = || {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            missing.get(i).map(|m| (i, m))
+        };
+        let built: Vec<OnceLock<Result<Arc<Pipeline>>>> = missing.iter().map(|_| OnceLock::new()).collect();
+        std::thread::scope(|s| {
+            for _ in 0..threads {
+                s.spawn(|| {
+                    while let Some((i, (key, label))) = take() {
+                        let _ = built[i].set(self.build(key, label));
+                    }
+                });
+            }
+        });
+        built
+            .into_iter()
+            .map(|cell| cell.into_inner().unwrap_or_else(|| Err(self.failed("compile", "a thread ended early".into()))))
+            .collect()
     }
 
     fn build(&self, (source, pattern): &Key, label: &str) -> Result<Arc<Pipeline>> {
@@ -109,6 +134,7 @@ impl Gpu {
             let message = format!("{} storage bindings, and this device has {}", pattern.writes.len(), self.caps.max_bindings);
             return Err(self.failed(label, message));
         }
+        dump(source, label);
         let layouts = self.layouts(pattern);
         let (pipeline, error) = self.scoped(|| {
             let desc = wgpu::ShaderModuleDescriptor { label: Some(label), source: wgpu::ShaderSource::Wgsl(Cow::Borrowed(source)) };
@@ -173,6 +199,19 @@ impl Gpu {
         let layouts = Arc::new(Layouts { id: known.len() as u32, storage, pipeline });
         known.insert(pattern.clone(), layouts.clone());
         layouts
+    }
+}
+
+/// `FORNAX_DUMP=dir`: writes each shader to a file there. What cannot be written is only said, for this is a debugging aid.
+fn dump(source: &str, label: &str) {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let Some(dir) = std::env::var_os("FORNAX_DUMP").filter(|d| !d.is_empty()) else { return };
+    let mut hasher = DefaultHasher::new();
+    source.hash(&mut hasher);
+    let name: String = label.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).take(80).collect();
+    let path = std::path::Path::new(&dir).join(format!("{name}-{:016x}.wgsl", hasher.finish()));
+    if let Err(e) = std::fs::create_dir_all(&dir).and_then(|()| std::fs::write(&path, source)) {
+        eprintln!("fornax: FORNAX_DUMP: {}: {e}", path.display());
     }
 }
 

@@ -152,6 +152,22 @@ fn the_pool_gives_memory_back() {
 }
 
 #[test]
+fn a_lost_device_stays_lost() {
+    let Some(_) = test_gpu() else { return };
+    let gpu = adapter::open_private().unwrap();
+    let a = gpu.upload(&[1; 16]).unwrap();
+    let plan = gpu.compile(vec![add(0, 0, 4, 1.0)]).unwrap();
+    gpu.device.destroy();
+    let _ = gpu.wait();
+    let lost = |r: Result<()>| assert!(matches!(r, Err(Error::DeviceLost { .. })), "{r:?}");
+    lost(gpu.run(&plan, &[&a], &word));
+    lost(gpu.read(&a, 16).map(drop));
+    lost(gpu.alloc(16).map(drop));
+    lost(gpu.upload(&[1]).map(drop));
+    lost(gpu.compile(vec![add(0, 1, 4, 1.0)]).map(drop));
+}
+
+#[test]
 fn bools_are_words() {
     use crate::DType;
     assert_eq!(to_gpu_bytes(DType::Bool, &[1, 0, 1])[..], [1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]);
