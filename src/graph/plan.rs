@@ -491,7 +491,13 @@ pub(super) fn place(plan: &Plan, caps: &Caps) -> Result<Vec<crate::backend::gpu:
     for step in &plan.steps {
         let none = (Vec::new(), Vec::new());
         let (entry, steps, ins, outs, in_place) = match &step.work {
-            Work::Fused(k) => (usize::MAX, vec![GpuStep::Dispatch(crate::codegen::wgsl_fused::fused(k, caps)?)], &none.0, &none.1, false),
+            Work::Fused(k) => {
+                // Several where a buffer exceeds the largest binding.
+                for (d, offsets) in crate::codegen::wgsl_fused::fused_pieces(k, caps)? {
+                    out.push(Placed { step: GpuStep::Dispatch(d), offsets });
+                }
+                continue;
+            }
             Work::Reduce(k) => (usize::MAX, crate::codegen::wgsl_reduce::reduce(k, caps)?.steps, &none.0, &none.1, false),
             Work::Op { entry, inputs, outputs, in_place, .. } => (*entry, step.gpu.clone(), inputs, outputs, *in_place),
         };

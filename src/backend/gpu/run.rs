@@ -136,7 +136,8 @@ impl Gpu {
         Ok(plan)
     }
 
-    /// Encodes and submits: `buffers` are the plan's, by index, each with the byte (a multiple of 256) at which its tensor starts; `word` gives the value of a `Param::Remote`.
+    /// Encodes and submits: `buffers` are the plan's, by index, each with the byte (a multiple of 256) at which its tensor starts; `word`
+    /// gives the value of a `Param::Remote`.
     ///
     /// # Errors
     /// `Error::DeviceLost`, `Error::OutOfMemory`, or `Error::Kernel` for what wgpu refuses.
@@ -197,8 +198,8 @@ impl Gpu {
                     // A clear costs a new pass, about a microsecond; a fill kernel would cost about the same, and pages of new memory
                     // would be cleared twice.
                     drop(pass.take());
-                    let b = buffer(*i)?.0;
-                    encoder.clear_buffer(b.raw(), 0, Some(b.padded()));
+                    let (b, start) = buffer(*i)?;
+                    encoder.clear_buffer(b.raw(), start, Some(b.padded().saturating_sub(start)));
                 }
                 Step::Dispatch { label, pipeline, bindings, params: at, groups, flops } => {
                     if groups.contains(&0) {
