@@ -188,6 +188,7 @@ impl Executor {
             None => {
                 count(&COUNTERS.plan_misses, 1);
                 let plan = Arc::new(Planner::build(claim, device, &caps(device)?, fuse, owned)?);
+                super::trace::dump(claim, &plan);
                 self.insert(plan.clone());
                 plan
             }

@@ -364,11 +364,12 @@ impl<'a> Fuser<'a> {
         self.groups = groups.into_iter().map(|g| (g.members[0], g.members)).collect();
     }
 
-    /// The program that computes the values, all of one shape. With `kernel`, operand 0 is that kernel's own result.
-    pub fn emit(&self, values: &[Ref], kernel: Option<usize>) -> Emitted {
+    /// The program that computes the values, all of one shape, from stored ones. `stores`: the kernel stores them, so that they are computed
+    /// here even where they count as stored. With `kernel`, operand 0 is that kernel's own result.
+    pub fn emit(&self, values: &[Ref], stores: bool, kernel: Option<usize>) -> Emitted {
         let mut e = Emitter {
             fuser: self,
-            roots: values,
+            roots: if stores { values } else { &[] },
             kernel,
             out: Emitted { program: Program::default(), operands: Vec::new(), scalars: Vec::new() },
             memo: HashMap::new(),

@@ -10,6 +10,7 @@ mod plan;
 pub(crate) mod run;
 #[cfg(test)]
 mod tests;
+mod trace;
 
 pub use node::{LeafId, Tensor};
 #[allow(unused_imports)]

@@ -6,7 +6,7 @@ use super::op::{Class, GpuCtx, Meta, Reads};
 use crate::codegen::dispatch::{Caps, GpuStep};
 use crate::codegen::kernel::{Epilogue, Fused, FusedReduce, Operand, collapse};
 use crate::layout::Layout;
-use crate::{DType, Device, Result};
+use crate::{DType, Device, Error, Result};
 use std::collections::HashMap;
 
 /// An input or output of an op's own kernel.
@@ -166,7 +166,7 @@ impl<'a> Planner<'a> {
         if shape.numel() == 0 {
             return;
         }
-        let e = fuser.emit(values, None);
+        let e = fuser.emit(values, true, None);
         let operands = self.operands(e.operands);
         let reads = operands.iter().filter_map(|o| o.buffer).collect();
         let kernel = Fused { shape, program: e.program, operands, scalars: e.scalars, outputs: outputs.clone() };
@@ -210,7 +210,7 @@ impl<'a> Planner<'a> {
         let (_, input) = self.claim.meta(e.inputs[0]);
         let mut shape = input.shape.clone();
         let mut reduced = flags.to_vec();
-        let emitted = fuser.emit(&[e.inputs[0]], None);
+        let emitted = fuser.emit(&[e.inputs[0]], false, None);
         let mut operands = self.operands(emitted.operands);
         let reads = operands.iter().filter_map(|o| o.buffer).collect();
         collapse(&mut shape, Some(&mut reduced), &mut operands);
@@ -251,7 +251,7 @@ impl<'a> Planner<'a> {
         }
         let epilogue = root.map(|root| {
             let shape = self.claim.entries[root].node.outs[0].layout.shape.clone();
-            let emitted = fuser.emit(&[Ref::Entry(root as u32, 0)], Some(i));
+            let emitted = fuser.emit(&[Ref::Entry(root as u32, 0)], true, Some(i));
             let operands = self.operands(emitted.operands);
             Epilogue { shape, program: emitted.program, operands, scalars: emitted.scalars }
         });
@@ -291,6 +291,7 @@ impl<'a> Planner<'a> {
                 self.slots[s].last_use = at;
             }
         }
+        self.check_written()?;
         let mut free: Vec<(usize, usize)> = Vec::new(); // (bytes, buffer)
         for at in 0..self.steps.len() {
             self.in_place(at, &mut plan);
@@ -339,6 +340,28 @@ impl<'a> Planner<'a> {
             rename(step, &map);
         }
         Ok(plan)
+    }
+
+    /// Every value that a step reads is a leaf's or was written by an earlier step.
+    fn check_written(&self) -> Result<()> {
+        let mut written: Vec<bool> = self.slots.iter().map(|s| s.leaf.is_some()).collect();
+        for step in &self.steps {
+            if let Some(&s) = step.reads.iter().find(|&&s| !written[s] && self.slots[s].bytes > 0) {
+                let value = self.slot_of.iter().find(|(_, v)| **v == s).map(|(r, _)| *r);
+                let name = match value {
+                    Some(Ref::Entry(i, _)) => self.claim.entries[i as usize].op.name(),
+                    _ => "a copy",
+                };
+                if std::env::var_os("FORNAX_DUMP").is_some() {
+                    eprint!("{}", super::trace::claim(self.claim));
+                    self.steps.iter().for_each(|t| eprint!("{}", super::trace::step(self.claim, t)));
+                }
+                let message = format!("the plan reads {name} ({value:?}) before it is computed: please report this as a bug");
+                return Err(Error::Kernel { op: "flush".into(), message });
+            }
+            step.writes.iter().chain(&step.temps).for_each(|&s| written[s] = true);
+        }
+        Ok(())
     }
 
     fn place_leaf(&mut self, s: usize, plan: &mut Plan) {

@@ -94,7 +94,9 @@ fn run_gpu(plan: &Plan, claim: &Claim, n: usize) -> Result<Vec<Option<Arc<Storag
     use crate::codegen::dispatch::Param;
     let gpu = gpu::open(n, true)?;
     if plan.compiled.get().is_none() {
-        let compiled = gpu.compile(super::plan::place(plan, gpu.caps())?)?;
+        let steps = super::plan::place(plan, gpu.caps())?;
+        super::trace::dump_wgsl(&steps);
+        let compiled = gpu.compile(steps)?;
         // Only one flush runs at a time: nobody else can have set it.
         plan.compiled.set(compiled).unwrap_or_else(drop);
     }

@@ -180,6 +180,18 @@ fn a_kernel_reads_its_own_outputs_from_registers_through_views() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_reduction_reads_what_a_product_has_finished() -> Result<()> {
+    let (a, b) = (vector(64).try_reshape([8, 8])?, vector(8));
+    let y = a.try_matmul(&a)?.try_add(&b)?;
+    let top = y.try_argmax(1)?;
+    crate::eval(&[&y, &top])?;
+    let rows = y.to_vec::<f32>()?;
+    let want: Vec<i32> = rows.chunks(8).map(|r| (0..8).max_by(|&i, &j| r[i].total_cmp(&r[j])).unwrap() as i32).collect();
+    assert_eq!(top.to_vec::<i32>()?, want);
+    Ok(())
+}
+
 impl Tensor {
     fn item_at(&self, i: usize) -> Result<f32> {
         Ok(self.to_vec::<f32>()?[i])
