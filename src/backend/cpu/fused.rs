@@ -14,6 +14,9 @@ const LONG_ROW: usize = 256;
 /// Sides from which on a transposed operand is read by square boxes.
 const BOX_SIDE: usize = 8;
 
+/// Boxes along the side of a square of them.
+const SQUARE: usize = 8;
+
 type Pointers = SmallVec<[*mut u8; 8]>;
 
 /// Where the buffers of operands start.
@@ -55,7 +58,7 @@ fn pointwise(code: &Code) {
             });
         } else if !c.walks {
             let tile = c.tile;
-            drive(c, code, n.div_ceil(tile), n, |t| Tile::Run { start: t * tile, n: tile.min(n - t * tile) });
+            drive(c, code, n.div_ceil(tile), n, |t| Some(Tile::Run { start: t * tile, n: tile.min(n - t * tile) }));
         } else {
             walk(c, code, n);
         }
@@ -78,25 +81,31 @@ fn walk(c: &mut Compiled, code: &Code, n: usize) {
         // Elements between rows, and dimensions before and between.
         let step: usize = shape[dim + 1..].iter().product();
         let between = step / cols;
-        drive(c, code, n / (rows * cols) * down * across, n, |t| {
-            let (t, x) = (t / across, t % across);
-            let (t, y) = (t / down, t % down);
+        // Squares of boxes, so that the pages of one are met again before they are forgotten.
+        let (tall, wide) = (down.min(SQUARE), across.min(SQUARE));
+        let (squares_down, squares_across) = (down.div_ceil(tall), across.div_ceil(wide));
+        drive(c, code, n / (rows * cols) * squares_down * squares_across * tall * wide, n, |t| {
+            let (t, x) = (t / wide, t % wide);
+            let (t, y) = (t / tall, t % tall);
+            let (t, x) = (t / squares_across, t % squares_across * wide + x);
+            let (t, y) = (t / squares_down, t % squares_down * tall + y);
             let (before, between) = (t / between, t % between);
             let start = before * rows * step + y * side * step + between * cols + x * width;
-            Tile::Box { start, dim, rows: side.min(rows - y * side), cols: width.min(cols - x * width) }
+            let inside = y < down && x < across;
+            inside.then(|| Tile::Box { start, dim, rows: side.min(rows - y * side), cols: width.min(cols - x * width) })
         });
         return;
     }
     c.build(code, false);
     let tile = c.tile;
     if !c.walks || cols < LONG_ROW {
-        drive(c, code, n.div_ceil(tile), n, |t| Tile::Run { start: t * tile, n: tile.min(n - t * tile) });
+        drive(c, code, n.div_ceil(tile), n, |t| Some(Tile::Run { start: t * tile, n: tile.min(n - t * tile) }));
     } else {
         let pieces = cols.div_ceil(tile);
         let len = cols.div_ceil(pieces).next_multiple_of(16).min(tile);
         drive(c, code, n / cols * pieces, n, |t| {
             let (row, at) = (t / pieces, t % pieces * len);
-            Tile::Run { start: row * cols + at, n: len.min(cols.saturating_sub(at)) }
+            Some(Tile::Run { start: row * cols + at, n: len.min(cols - at) })
         });
     }
 }
@@ -120,14 +129,14 @@ pub(super) fn transposed(shape: &[usize], operands: &[Operand]) -> Option<usize>
 }
 
 /// Runs all tiles, on all cores where it pays. Tiles are independent, so that neither their number nor their order shows in the result.
-fn drive(c: &Compiled, code: &Code, tiles: usize, n: usize, at: impl Fn(usize) -> Tile + Sync) {
+fn drive(c: &Compiled, code: &Code, tiles: usize, n: usize, at: impl Fn(usize) -> Option<Tile> + Sync) {
     let block = |range: std::ops::Range<usize>| {
         with_state(|s| {
             // SAFETY: as in `pointwise`.
             unsafe {
                 s.prepare(c, code, c.tile.min(n));
-                for t in range {
-                    s.run(c, code, at(t));
+                for tile in range.filter_map(&at) {
+                    s.run(c, code, tile);
                 }
             }
         })
@@ -135,7 +144,7 @@ fn drive(c: &Compiled, code: &Code, tiles: usize, n: usize, at: impl Fn(usize) -
     if n * (c.instructions() + 1) < PARALLEL {
         return block(0..tiles);
     }
-    let len = (tiles / (4 * rayon::current_num_threads())).clamp(4, 32);
+    let len = (tiles / (4 * rayon::current_num_threads())).clamp(4, SQUARE * SQUARE);
     (0..tiles.div_ceil(len)).into_par_iter().for_each(|b| block(b * len..tiles.min((b + 1) * len)));
 }
 

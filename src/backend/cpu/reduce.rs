@@ -27,8 +27,10 @@ const PARALLEL: usize = 1 << 17;
 const BLOCK: usize = 32;
 /// Rows shorter than this are reduced several at a time.
 const SHORT: usize = 128;
-/// Columns that a part keeps together.
-const COLUMNS: usize = 1024;
+/// Columns that a part keeps together: their lanes fit into level-1 cache.
+const COLUMNS: usize = 4096;
+/// A first group of this length is cut though another may be longer.
+const LONG: usize = 8;
 
 type Memory = SmallVec<[u128; 32]>;
 
@@ -75,10 +77,14 @@ struct Cut {
 }
 
 impl Cut {
+    /// Cuts along the first group, which keeps the parts together in memory, or along the longest.
     fn new(groups: &[Group], reduced: bool, wanted: usize) -> Cut {
         let last = groups.len() - 1;
-        // The longest; the first of equals.
-        let group = (0..=last).rev().filter(|&g| groups[g].reduced == reduced).max_by_key(|&g| groups[g].len).unwrap_or(last);
+        let candidates = (0..=last).rev().filter(|&g| groups[g].reduced == reduced);
+        let group = match groups[0] {
+            first if first.reduced == reduced && first.len >= LONG => 0,
+            _ => candidates.max_by_key(|&g| groups[g].len).unwrap_or(last),
+        };
         let grain = match (reduced, last - group) {
             (true, 0) => 8 * CHUNK,
             (true, 1) => BLOCK * abreast(groups[last].len),
@@ -138,8 +144,15 @@ pub(crate) fn reduce(k: &FusedReduce, buffers: &[&CpuBuffer], scalars: &[Scalar]
     let bases = bases(&k.operands, buffers);
     let code = Code { shape: &k.shape, program: &k.program, operands: &k.operands, scalars, bases: &bases, outs: &[] };
     let wanted = (n / GRAIN).clamp(1, PARTS);
-    let kept = Cut::new(&groups, false, wanted);
-    let reduced = Cut::new(&groups, true, wanted.div_ceil(kept.parts).min(REDUCED_PARTS));
+    // Parts along a reduced group cost memory traffic for their accumulators: they must be few beside the elements.
+    let few = (n / outputs.max(1) / 128).clamp(1, REDUCED_PARTS);
+    let (kept, reduced) = if groups[0].reduced {
+        let reduced = Cut::new(&groups, true, wanted.min(few));
+        (Cut::new(&groups, false, wanted.div_ceil(reduced.parts)), reduced)
+    } else {
+        let kept = Cut::new(&groups, false, wanted);
+        (kept, Cut::new(&groups, true, wanted.div_ceil(kept.parts).min(few)))
+    };
     with_compiled(|c| {
         c.build(&code, false);
         let (mut shape, mut operands);
@@ -320,9 +333,8 @@ impl Job<'_> {
                 }
                 return;
             }
-            let panel = COLUMNS.min(self.c.tile);
-            for c in (0..cols).step_by(panel) {
-                let width = panel.min(cols - c);
+            for c in (0..cols).step_by(COLUMNS) {
+                let width = COLUMNS.min(cols - c);
                 self.strip(s, start + c, rows, pitch, width, width, at, 1, acc.add(c * self.kernel.acc_bytes));
             }
         }
@@ -344,15 +356,25 @@ impl Job<'_> {
     ) {
         let mut lanes = memory(width * self.kernel.lane_bytes);
         let lanes: *mut u8 = lanes.as_mut_ptr().cast();
-        let many = if pitch == width { self.c.tile / width } else { 1 };
+        let tile = self.c.tile;
+        // Several rows a tile, or several tiles a row.
+        let many = if pitch == width { (tile / width).max(1) } else { 1 };
         for block in (0..rows).step_by(BLOCK) {
             let end = rows.min(block + BLOCK);
             unsafe {
                 (self.kernel.start_lanes)(width, lanes);
                 for r in (block..end).step_by(many) {
-                    let n = many.min(end - r);
-                    let x = self.values(s, start + r * pitch, n * width);
-                    (self.kernel.columns)(x, n, width, (r - block) as u32, lanes);
+                    let (rows, number, row) = (many.min(end - r), (r - block) as u32, start + r * pitch);
+                    if width <= tile {
+                        let x = self.values(s, row, rows * width);
+                        (self.kernel.columns)(x, rows, width, number, lanes);
+                        continue;
+                    }
+                    for c in (0..width).step_by(tile) {
+                        let n = tile.min(width - c);
+                        let x = self.values(s, row + c, n);
+                        (self.kernel.columns)(x, 1, n, number, lanes.add(c * self.kernel.lane_bytes));
+                    }
                 }
                 (self.kernel.flush)(lanes, width, cols, at + block * step, step, acc);
             }
