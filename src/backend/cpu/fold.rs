@@ -83,8 +83,9 @@ trait Fold: 'static {
 #[inline(always)]
 fn chunk<F: Fold + ?Sized>(x: &[F::In]) -> F::Lane {
     match x.len() {
-        64.. => lanes::<F, 64>(x),
-        8.. => lanes::<F, 8>(x),
+        128.. => lanes::<F, 64>(x),
+        16.. => lanes::<F, 16>(x),
+        4.. => lanes::<F, 4>(x),
         _ => x.iter().fold(F::LANE, |l, &x| F::lane(l, x, 0)),
     }
 }
@@ -101,13 +102,17 @@ fn lanes<F: Fold + ?Sized, const W: usize>(x: &[F::In]) -> F::Lane {
     for (l, &x) in l.iter_mut().zip(rest) {
         *l = F::lane(*l, x, 0);
     }
-    let mut w = W / 2;
-    while w > 0 {
-        for i in 0..w {
-            l[i] = F::meet(l[i], l[i + w]);
-        }
-        w /= 2;
+    // Constant bounds, so that the lanes stay in registers.
+    macro_rules! meet {
+        ($($w:literal)*) => { $(
+            if W > $w {
+                for i in 0..$w {
+                    l[i] = F::meet(l[i], l[(i + $w) % W]);
+                }
+            }
+        )* };
     }
+    meet!(32 16 8 4 2 1);
     l[0]
 }
 

@@ -1,7 +1,7 @@
 //! Pointwise kernels: a fused program over all cores, one pass over memory.
 
 use super::memory::CpuBuffer;
-use super::tile::{Code, Compiled, Tile, with_compiled, with_state};
+use super::tile::{Code, Compiled, LARGE, SMALL, Tile, with_compiled, with_state};
 use crate::codegen::kernel::{Epilogue, Fused, Operand, collapse};
 use crate::{Scalar, Shape};
 use rayon::prelude::*;
@@ -47,7 +47,7 @@ fn pointwise(code: &Code) {
         return;
     }
     with_compiled(|c| {
-        c.build(code, false);
+        c.build(code, false, SMALL);
         if n <= c.tile {
             with_state(|s| {
                 // SAFETY: the planner made the layouts fit the buffers, and nobody else has the outputs.
@@ -74,7 +74,7 @@ fn walk(c: &mut Compiled, code: &Code, n: usize) {
     let last = shape.rank() - 1;
     let cols = shape[last];
     if let Some(dim) = transposed(&shape, &operands) {
-        c.build(code, true);
+        c.build(code, true, LARGE);
         let side = 1 << (c.tile.ilog2() / 2);
         let (rows, width) = (shape[dim], c.tile / side);
         let (down, across) = (rows.div_ceil(side), cols.div_ceil(width));
@@ -85,8 +85,8 @@ fn walk(c: &mut Compiled, code: &Code, n: usize) {
         let (tall, wide) = (down.min(SQUARE), across.min(SQUARE));
         let (squares_down, squares_across) = (down.div_ceil(tall), across.div_ceil(wide));
         drive(c, code, n / (rows * cols) * squares_down * squares_across * tall * wide, n, |t| {
-            let (t, x) = (t / wide, t % wide);
             let (t, y) = (t / tall, t % tall);
+            let (t, x) = (t / wide, t % wide);
             let (t, x) = (t / squares_across, t % squares_across * wide + x);
             let (t, y) = (t / squares_down, t % squares_down * tall + y);
             let (before, between) = (t / between, t % between);
@@ -96,7 +96,7 @@ fn walk(c: &mut Compiled, code: &Code, n: usize) {
         });
         return;
     }
-    c.build(code, false);
+    c.build(code, false, SMALL);
     let tile = c.tile;
     if !c.walks || cols < LONG_ROW {
         drive(c, code, n.div_ceil(tile), n, |t| Some(Tile::Run { start: t * tile, n: tile.min(n - t * tile) }));

@@ -8,7 +8,7 @@
 use super::fold::{CHUNK, Kernel, kernel};
 use super::fused::bases;
 use super::memory::CpuBuffer;
-use super::tile::{Code, Compiled, State, Tile, with_compiled, with_state};
+use super::tile::{Code, Compiled, LARGE, State, Tile, with_compiled, with_state};
 use crate::codegen::kernel::{FusedReduce, ReduceKind, collapse};
 use crate::{Scalar, Shape};
 use rayon::prelude::*;
@@ -154,7 +154,7 @@ pub(crate) fn reduce(k: &FusedReduce, buffers: &[&CpuBuffer], scalars: &[Scalar]
         (kept, Cut::new(&groups, true, wanted.div_ceil(kept.parts).min(few)))
     };
     with_compiled(|c| {
-        c.build(&code, false);
+        c.build(&code, false, LARGE);
         let (mut shape, mut operands);
         let mut code = &code;
         let flat;
@@ -164,7 +164,7 @@ pub(crate) fn reduce(k: &FusedReduce, buffers: &[&CpuBuffer], scalars: &[Scalar]
             collapse(&mut shape, None, &mut operands);
             flat = Code { shape: &shape, operands: &operands, ..*code };
             code = &flat;
-            c.build(code, false);
+            c.build(code, false, LARGE);
         }
         let mut partial = memory(if reduced.parts > 1 { reduced.parts * outputs * kernel.acc_bytes } else { 0 });
         let job = Job {

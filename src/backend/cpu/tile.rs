@@ -11,10 +11,13 @@ use crate::{DType, Scalar};
 use smallvec::SmallVec;
 use std::cell::Cell;
 
-/// Bytes of a register's tile.
-const TILE_BYTES: usize = 4096;
-/// Distance of slots: a little more, so that equal positions of different slots do not compete for one cache set.
-const SLOT_BYTES: usize = TILE_BYTES + 192;
+/// Bytes of a register's tile where every value goes to memory: several registers, the operands and what is fetched ahead of them fit
+/// into 32 KiB.
+pub(super) const SMALL: usize = 2048;
+/// The same for reductions, which have less in flight.
+pub(super) const LARGE: usize = 4096;
+/// What slots are apart beyond that, so that equal positions of different slots do not compete for one cache set.
+const PAD: usize = 192;
 /// The most arguments of a pointwise function.
 const MAX_ARGS: usize = 16;
 
@@ -94,6 +97,8 @@ pub(crate) struct Compiled {
     /// The most elements of a tile.
     pub tile: usize,
     slots: usize,
+    /// Bytes from slot to slot.
+    pitch: usize,
     once: Vec<Step>,
     steps: Vec<Step>,
     args: Vec<Reg>,
@@ -128,8 +133,8 @@ fn fixed(shape: &[usize], strides: &[isize]) -> bool {
 }
 
 impl Compiled {
-    /// Prepares a program. With `boxes` the tiles are boxes, whose rows do not follow each other in memory.
-    pub fn build(&mut self, code: &Code, boxes: bool) {
+    /// Prepares a program for tiles of so many bytes a register. With `boxes` the tiles are boxes, whose rows do not follow each other in memory.
+    pub fn build(&mut self, code: &Code, boxes: bool, bytes: usize) {
         let program = code.program;
         for list in [&mut self.once, &mut self.steps] {
             list.clear();
@@ -144,7 +149,8 @@ impl Compiled {
         self.walks = boxes;
         self.facts(code);
         let widest = self.regs.iter().map(|r| r.size).max().unwrap_or(4);
-        self.tile = TILE_BYTES / widest as usize;
+        self.tile = bytes / widest as usize;
+        self.pitch = bytes + PAD;
         // Constants first: their slots are written once and never reused.
         for i in 0..program.instrs.len() {
             if self.regs[i].constant && self.regs[i].root == i as Reg {
@@ -383,7 +389,7 @@ impl State {
     /// # Safety
     /// As [`State::run`].
     pub unsafe fn prepare(&mut self, c: &Compiled, code: &Code, n: usize) {
-        let lines = c.slots * (SLOT_BYTES / 64);
+        let lines = c.slots * (c.pitch / 64);
         if self.lines.len() < lines {
             self.lines.resize(lines, Line([0; 64]));
         }
@@ -391,7 +397,7 @@ impl State {
         self.pointers.clear();
         self.pointers.extend(c.regs.iter().map(|r| match r.home {
             // SAFETY: within the lines.
-            Home::Slot(s) => unsafe { base.add(s as usize * SLOT_BYTES) },
+            Home::Slot(s) => unsafe { base.add(s as usize * c.pitch) },
             _ => std::ptr::null_mut(),
         }));
         for step in &c.once {
@@ -413,17 +419,36 @@ impl State {
             };
             for &(reg, k) in &c.direct {
                 let o = &code.operands[k as usize];
-                self.pointers[reg as usize] = code.bases[k as usize].add((o.offset + start) * o.dtype.size());
+                let at = code.bases[k as usize].add((o.offset + start) * o.dtype.size());
+                self.pointers[reg as usize] = at;
             }
             for &(reg, s) in &c.outs {
                 let size = code.program.stores[s as usize].1.size();
-                self.pointers[reg as usize] = code.outs[s as usize].add(start * size);
+                let out = code.outs[s as usize].add(start * size);
+                self.pointers[reg as usize] = out;
+                prefetch_write(out, tile.len() * size);
             }
             if c.walks {
                 self.decode(code.shape, start);
             }
-            for step in &c.steps {
+            if let Tile::Box { dim, rows, cols, .. } = tile {
+                let step: usize = code.shape[dim + 1..].iter().product();
+                for &s in &c.copies {
+                    let size = code.program.stores[s as usize].1.size();
+                    (0..rows).for_each(|r| prefetch_write(code.outs[s as usize].add((start + r * step) * size), cols * size));
+                }
+            }
+            // The next tile comes while this one is computed, a part with each step: the hardware looks ahead within a page only.
+            let steps = c.steps.len();
+            let ahead = if steps > 2 && tile.len() == c.tile { &c.direct[..] } else { &[] };
+            for (i, step) in c.steps.iter().enumerate() {
                 self.step(c, code, step, tile);
+                for &(_, k) in ahead {
+                    let o = &code.operands[k as usize];
+                    let bytes = c.tile * o.dtype.size();
+                    let (from, to) = (bytes * i / steps & !63, bytes * (i + 1) / steps);
+                    prefetch_read(code.bases[k as usize].wrapping_add((o.offset + start) * o.dtype.size() + bytes + from), to - from);
+                }
             }
             for &s in &c.copies {
                 self.store(c, code, s as usize, tile);
@@ -522,7 +547,7 @@ impl State {
                 }
             }
             if let (Home::Slot(s), false) = (reg.home, widens) {
-                self.pointers[out] = self.lines.as_mut_ptr().cast::<u8>().add(s as usize * SLOT_BYTES);
+                self.pointers[out] = self.lines.as_mut_ptr().cast::<u8>().add(s as usize * c.pitch);
             }
             let dst = if widens {
                 self.halves.resize(c.tile, 0);
@@ -566,6 +591,25 @@ impl State {
                 }
             }
         }
+    }
+}
+
+/// Asks for memory that the tile will write when it is done computing, so that the two overlap.
+#[inline(always)]
+unsafe fn prefetch_write(p: *const u8, bytes: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for at in (0..bytes).step_by(64) {
+        use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+        unsafe { _mm_prefetch::<_MM_HINT_ET0>(p.add(at).cast()) };
+    }
+}
+
+#[inline(always)]
+fn prefetch_read(p: *const u8, bytes: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for at in (0..bytes).step_by(64) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(at).cast()) };
     }
 }
 
@@ -637,12 +681,32 @@ unsafe fn gather<T: Copy>(code: &Code, o: &Operand, base: *mut u8, index: &[usiz
     }
 }
 
-/// `dst[r][c] = src[r · down + c · across]`, reading along `down`.
-unsafe fn transpose<T: Copy>(src: *const T, down: isize, across: isize, rows: usize, cols: usize, dst: *mut T) {
-    unsafe {
+multiversion! {
+    /// `dst[r][c] = src[r · down + c · across]`, reading along `down`.
+    unsafe fn transpose[T: Copy](src: *const T, down: isize, across: isize, rows: usize, cols: usize, dst: *mut T) {
+        // For the box below, which comes next.
+        for c in 0..cols {
+            let next = src.wrapping_offset(rows as isize * down + c as isize * across);
+            prefetch_read(next.cast(), rows * size_of::<T>());
+        }
+        let (mut r0, mut c0) = (0, 0);
+        if down == 1 {
+            // Squares of eight, which LLVM turns within registers.
+            c0 = cols / 8 * 8;
+            r0 = rows / 8 * 8;
+            for c in (0..c0).step_by(8) {
+                for r in (0..r0).step_by(8) {
+                    let src = src.offset(r as isize + c as isize * across);
+                    let x: [[T; 8]; 8] = std::array::from_fn(|j| *src.offset(j as isize * across).cast());
+                    for i in 0..8 {
+                        *dst.add((r + i) * cols + c).cast::<[T; 8]>() = std::array::from_fn(|j| x[j][i]);
+                    }
+                }
+            }
+        }
         for c in 0..cols {
             let src = src.offset(c as isize * across);
-            for r in 0..rows {
+            for r in if c < c0 { r0 } else { 0 }..rows {
                 *dst.add(r * cols + c) = *src.offset(r as isize * down);
             }
         }
