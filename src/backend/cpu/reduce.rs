@@ -148,7 +148,9 @@ pub(crate) fn reduce(k: &FusedReduce, buffers: &[&CpuBuffer], scalars: &[Scalar]
     let few = (n / outputs.max(1) / 128).clamp(1, REDUCED_PARTS);
     let (kept, reduced) = if groups[0].reduced {
         let reduced = Cut::new(&groups, true, wanted.min(few));
-        (Cut::new(&groups, false, wanted.div_ceil(reduced.parts)), reduced)
+        // Enough parts already are left whole, which is better for memory.
+        let more = if reduced.parts * 2 > REDUCED_PARTS { 1 } else { wanted.div_ceil(reduced.parts) };
+        (Cut::new(&groups, false, more), reduced)
     } else {
         let kept = Cut::new(&groups, false, wanted);
         (kept, Cut::new(&groups, true, wanted.div_ceil(kept.parts).min(few)))
