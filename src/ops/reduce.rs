@@ -126,9 +126,22 @@ fn prod_grad(x: &Tensor, g: &Tensor, flags: &[bool]) -> Result<Tensor> {
     slope.try_mul(g)
 }
 
-/// Records a reduction that keeps the axes.
+/// Records a reduction that keeps the axes, over a dtype that the kernels take: truth over bools, arithmetic over numbers of 4 bytes or more.
 pub(crate) fn reduce(kind: ReduceKind, x: &Tensor, flags: &[bool]) -> Result<Tensor> {
-    record(Arc::new(Reduce { kind, flags: SmallVec::from_slice(flags) }), &[x])
+    let dtype = match (kind, x.dtype()) {
+        (ReduceKind::Any | ReduceKind::All, _) => DType::Bool,
+        (ReduceKind::Sum | ReduceKind::Prod, DType::Bool | DType::U8) => DType::I32,
+        (ReduceKind::Max | ReduceKind::Min | ReduceKind::ArgMax | ReduceKind::ArgMin, DType::Bool | DType::U8) => DType::I32,
+        (_, d) => d,
+    };
+    let y = record(Arc::new(Reduce { kind, flags: SmallVec::from_slice(flags) }), &[&x.try_cast(dtype)?])?;
+    if matches!(kind, ReduceKind::Max | ReduceKind::Min) { y.try_cast(x.dtype()) } else { Ok(y) }
+}
+
+/// A root whose slope at 0 counts as 0: neither its argument nor its result is 0 where it is taken.
+fn root(x: &Tensor, root: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+    let zero = x.try_eq(0.0)?;
+    zero.try_where(0.0, root(&zero.try_where(1.0, x)?)?)
 }
 
 /// The flags of a list of axes.
@@ -293,14 +306,11 @@ fn norm_of(x: &Tensor, p: f64, axes: &Axes) -> Result<(Tensor, SmallVec<[bool; 6
         reduce(ReduceKind::Sum, &wide.try_ne(0.0)?.try_cast(wide.dtype())?, &flags)?
     } else if p == 1.0 {
         reduce(ReduceKind::Sum, &wide.try_abs()?, &flags)?
+    } else if p == 2.0 {
+        root(&reduce(ReduceKind::Sum, &wide.try_square()?, &flags)?, Tensor::try_sqrt)?
     } else {
-        let sum = if p == 2.0 { wide.try_square()? } else { wide.try_abs()?.try_pow(p)? };
-        let sum = reduce(ReduceKind::Sum, &sum, &flags)?;
-        // The root of 0 has no slope: both its argument and its result are kept from it, so that the gradient at 0 is 0.
-        let zero = sum.try_eq(0.0)?;
-        let safe = zero.try_where(1.0, &sum)?.try_cast(wide.dtype())?;
-        let root = if p == 2.0 { safe.try_sqrt()? } else { safe.try_pow(1.0 / p)? };
-        zero.try_where(0.0, root)?
+        let powers = root(&wide.try_abs()?, |a| a.try_pow(p))?;
+        root(&reduce(ReduceKind::Sum, &powers, &flags)?, |s| s.try_pow(1.0 / p))?
     };
     Ok((y.try_cast(x.dtype())?, flags))
 }
@@ -370,7 +380,7 @@ impl Tensor {
         Ok(variance("var", self, &axes.into(), correction)?.0)
     }
 
-    /// The standard deviation: the root of [`var`](Tensor::var).
+    /// The standard deviation: the root of [`var`](Tensor::var). Its gradient where it is 0 is 0.
     ///
     /// ```
     /// use fornax::{Device, Tensor};
@@ -383,12 +393,12 @@ impl Tensor {
     /// As [`var`](Tensor::var).
     pub fn try_std(&self, axes: impl Into<Axes>, correction: f64) -> Result<Tensor> {
         let (y, flags) = variance("std", self, &axes.into(), correction)?;
-        squeeze(y.try_sqrt()?, &flags)
+        squeeze(root(&y, Tensor::try_sqrt)?, &flags)
     }
 
     /// As [`std`](Tensor::std), with the reduced axes kept as size 1.
     pub fn try_std_keepdim(&self, axes: impl Into<Axes>, correction: f64) -> Result<Tensor> {
-        variance("std", self, &axes.into(), correction)?.0.try_sqrt()
+        root(&variance("std", self, &axes.into(), correction)?.0, Tensor::try_sqrt)
     }
 
     /// The p-norm `(Σ |x|ᵖ)^(1/p)` over the axes (`()`: all); p = ∞ is the largest |x|, p = 0 the count of nonzeros. Its gradient at 0 is 0.

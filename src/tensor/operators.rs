@@ -3,7 +3,8 @@
 
 use crate::ops::pointwise::{binary, reversed};
 use crate::{Error, Operand, Result, Scalar, Tensor};
-use std::ops::{Add, BitAnd, BitOr, BitXor, Div, Mul, Neg, Not, Rem, Sub};
+use std::ops::{Add, AddAssign, BitAnd, BitAndAssign, BitOr, BitOrAssign, BitXor, BitXorAssign, Div, DivAssign, Mul, MulAssign};
+use std::ops::{Neg, Not, Rem, RemAssign, Sub, SubAssign};
 
 #[track_caller]
 fn expect(result: Result<Tensor>) -> Tensor {
@@ -20,7 +21,14 @@ fn fail(error: Error) -> ! {
 }
 
 macro_rules! operator {
-    ($trait:ident, $method:ident, $try_method:ident, [$($number:ty),*]) => {
+    ($trait:ident, $method:ident, $try_method:ident, $assign:ident, $assign_method:ident, [$($number:ty),*]) => {
+        /// Replaces the handle; the old value stays with whoever else holds it.
+        impl<R: Into<Operand>> $assign<R> for Tensor {
+            #[track_caller]
+            fn $assign_method(&mut self, rhs: R) {
+                *self = expect(self.$try_method(rhs))
+            }
+        }
         impl<R: Into<Operand>> $trait<R> for &Tensor {
             type Output = Tensor;
             #[track_caller]
@@ -54,14 +62,14 @@ macro_rules! operator {
     };
 }
 
-operator!(Add, add, try_add, [f32, f64, i32]);
-operator!(Sub, sub, try_sub, [f32, f64, i32]);
-operator!(Mul, mul, try_mul, [f32, f64, i32]);
-operator!(Div, div, try_div, [f32, f64, i32]);
-operator!(Rem, rem, try_rem, [f32, f64, i32]);
-operator!(BitAnd, bitand, try_bitand, [i32]);
-operator!(BitOr, bitor, try_bitor, [i32]);
-operator!(BitXor, bitxor, try_bitxor, [i32]);
+operator!(Add, add, try_add, AddAssign, add_assign, [f32, f64, i32]);
+operator!(Sub, sub, try_sub, SubAssign, sub_assign, [f32, f64, i32]);
+operator!(Mul, mul, try_mul, MulAssign, mul_assign, [f32, f64, i32]);
+operator!(Div, div, try_div, DivAssign, div_assign, [f32, f64, i32]);
+operator!(Rem, rem, try_rem, RemAssign, rem_assign, [f32, f64, i32]);
+operator!(BitAnd, bitand, try_bitand, BitAndAssign, bitand_assign, [i32]);
+operator!(BitOr, bitor, try_bitor, BitOrAssign, bitor_assign, [i32]);
+operator!(BitXor, bitxor, try_bitxor, BitXorAssign, bitxor_assign, [i32]);
 
 impl Neg for &Tensor {
     type Output = Tensor;
