@@ -406,4 +406,6 @@ macro_rules! unary_table {
 use unary_table;
 
 #[cfg(test)]
+mod run_tests;
+#[cfg(test)]
 mod tests;
