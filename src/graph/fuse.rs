@@ -437,6 +437,12 @@ impl Emitter<'_, '_> {
             {
                 return 0;
             }
+            let generated = matches!(base, Ref::Entry(j, _) if claim.entries[j as usize].kind == Kind::Pointwise);
+            if generated && self.roots.contains(&base) {
+                // A root seen through views that together move nothing (a group admits no others): its register, for its memory is
+                // only being written.
+                return self.value(base, &Vec::new());
+            }
             let (dtype, layout) = claim.meta(r);
             if self.roots.contains(&base) && (r != base || !chain.is_empty()) {
                 // Another root of this kernel, through views that together change nothing: its register, for its memory is being written.
