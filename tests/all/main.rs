@@ -13,6 +13,7 @@ mod ops_movement;
 mod ops_pointwise;
 mod ops_products;
 mod ops_reduce;
+mod ops_values;
 mod ops_views;
 mod optim;
 mod programs;

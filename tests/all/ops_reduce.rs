@@ -134,6 +134,27 @@ pub fn scans() -> Vec<Case> {
         case("cumsum", &[real(&[2, 4])], |t| t[0].try_cumsum(1)).oracle(|a| along(&a[0], 1, |l| running(l, |a, b| a + b))),
         case("cumsum axis 0", &[real(&[4, 3])], |t| t[0].try_cumsum(0)).oracle(|a| along(&a[0], 0, |l| running(l, |a, b| a + b))),
         case("cumprod", &[within(0.5, 1.5, &[2, 4])], |t| t[0].try_cumprod(1)).oracle(|a| along(&a[0], 1, |l| running(l, |a, b| a * b))),
+        case("cumprod with zeros", &[real(&[2, 5])], |t| {
+            let holes = Tensor::from_vec(vec![1f32, 0.0, 1.0, 0.0, 1.0, 1.0, 1.0, 0.0, 1.0, 1.0], [2, 5], t[0].device())?;
+            t[0].try_mul(&holes.try_cast(t[0].dtype())?)?.try_cumprod(1)
+        }),
+        case("linear_scan", &[real(&[2, 6]), within(-1.0, 1.0, &[2, 6])], |t| t[0].try_linear_scan(&t[1], 1, false)),
+        case("linear_scan, backward", &[real(&[5, 2]), within(-1.0, 1.0, &[5, 1])], |t| t[0].try_linear_scan(&t[1], 0, true)),
+        case("searchsorted", &[real(&[40]), real(&[3, 5])], |t| t[0].try_sort(0, false)?.0.try_searchsorted(&t[1], true))
+            .oracle(|a| a[1].v.iter().map(|v| a[0].v.iter().filter(|x| *x <= v).count() as f64).collect())
+            .flat()
+            .no_half(),
+        case("sort, many equal", &[real(&[3, 70])], |t| t[0].try_mul(3.0)?.try_round()?.try_argsort(1, true))
+            .oracle(|a| {
+                along(&a[0], 1, |l| {
+                    let mut p: Vec<usize> = (0..l.len()).collect();
+                    let key = |i: usize| (l[i] as f32 * 3.0).round_ties_even();
+                    p.sort_by(|&a, &b| key(b).partial_cmp(&key(a)).unwrap());
+                    p.iter().map(|&i| i as f64).collect()
+                })
+            })
+            .flat()
+            .no_half(),
         case("cummax", &[distinct(&[2, 4])], |t| Ok(t[0].try_cummax(1)?.0)).oracle(|a| along(&a[0], 1, |l| running(l, f64::max))),
         case("sort", &[distinct(&[2, 5])], |t| Ok(t[0].try_sort(1, false)?.0)).oracle(|a| along(&a[0], 1, sorted)),
         case("sort axis 0, descending", &[distinct(&[5, 2])], |t| Ok(t[0].try_sort(0, true)?.0))

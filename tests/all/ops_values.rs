@@ -1,0 +1,85 @@
+//! Long sorts and scans; ops whose shape depends on values; random draws.
+
+use crate::harness::gpu;
+use fornax::{Device, Error, Result, Tensor};
+
+fn devices() -> impl Iterator<Item = Device> {
+    [Some(Device::cpu()), gpu()].into_iter().flatten()
+}
+
+fn numbers(n: usize, seed: u32) -> Vec<f32> {
+    let mut s = seed.wrapping_mul(2_654_435_761) | 1;
+    (0..n)
+        .map(|_| {
+            s = s.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (s >> 8) as f32 / 8_388_608.0 - 1.0
+        })
+        .collect()
+}
+
+#[test]
+fn long_sorts_and_scans() -> Result<()> {
+    for device in devices() {
+        let n = 5000;
+        let x = numbers(2 * n, 9);
+        let t = Tensor::from_vec(x.clone(), [2, n], device)?;
+        let (values, places) = t.try_sort(1, true)?;
+        let (values, places) = (values.to_vec::<f32>()?, places.to_vec::<i32>()?);
+        for r in 0..2 {
+            let mut order: Vec<usize> = (0..n).collect();
+            order.sort_by(|&a, &b| x[r * n + b].total_cmp(&x[r * n + a]));
+            assert!(order.iter().zip(&places[r * n..]).all(|(a, b)| *a == *b as usize), "{device}");
+            assert!(order.iter().zip(&values[r * n..]).all(|(a, b)| x[r * n + a] == *b), "{device}");
+        }
+        let sums = t.try_cumsum(1)?.to_vec::<f32>()?;
+        let mut s = 0.0f64;
+        for i in 0..n {
+            s += x[i] as f64;
+            assert!((sums[i] as f64 - s).abs() < 1e-3, "{device}");
+        }
+        assert_eq!(t.try_topk(3, 1, false)?.0.to_vec::<f32>()?[..3], t.try_sort(1, false)?.0.try_narrow(1, 0, 3)?.to_vec::<f32>()?[..3]);
+    }
+    Ok(())
+}
+
+#[test]
+fn what_depends_on_values() -> Result<()> {
+    for device in devices() {
+        let x = Tensor::from_vec(vec![3.0f32, 1.0, 0.0, 3.0, 2.0, 1.0], [2, 3], device)?;
+        assert_eq!(x.nonzero()?.to_vec::<i32>()?, [0, 0, 0, 1, 1, 0, 1, 1, 1, 2]);
+        assert_eq!(x.masked_select(&x.try_gt(1.5)?)?.to_vec::<f32>()?, [3.0, 3.0, 2.0]);
+        let u = x.unique()?;
+        assert_eq!(u.values.to_vec::<f32>()?, [0.0, 1.0, 2.0, 3.0]);
+        assert_eq!(u.inverse.to_vec::<i32>()?, [3, 1, 0, 3, 2, 1]);
+        assert_eq!(u.counts.to_vec::<i32>()?, [1, 2, 1, 2]);
+        let i = Tensor::from_vec(vec![3, 1, 3], 3, device)?;
+        assert_eq!(i.bincount(6)?.to_vec::<i32>()?, [0, 1, 0, 2, 0, 0]);
+        assert!(matches!(Tensor::from_vec(vec![-1], 1, device)?.bincount(0), Err(Error::Index { .. })));
+        let empty = Tensor::from_vec(Vec::<f32>::new(), [0, 3], device)?;
+        assert_eq!(empty.nonzero()?.dims(), [0, 2]);
+        assert_eq!(empty.unique()?.values.numel(), 0);
+    }
+    Ok(())
+}
+
+#[test]
+fn draws_are_the_same_everywhere() -> Result<()> {
+    let mut seen: Vec<(Vec<i32>, Vec<i32>)> = Vec::new();
+    for device in devices() {
+        fornax::manual_seed(11);
+        let p = Tensor::permutation(1500, device).to_vec::<i32>()?;
+        let mut q = p.clone();
+        q.sort();
+        assert!(q.iter().enumerate().all(|(i, v)| i == *v as usize) && p != q);
+        let w = Tensor::from_vec(vec![0.0f32, 1.0, 3.0, 0.0], 4, device)?;
+        let drawn = w.multinomial(4000, true).to_vec::<i32>()?;
+        let threes = drawn.iter().filter(|&&i| i == 2).count();
+        assert!(drawn.iter().all(|&i| i == 1 || i == 2) && (2850..3150).contains(&threes), "{threes}");
+        let mut both = w.multinomial(2, false).to_vec::<i32>()?;
+        both.sort();
+        assert_eq!(both, [1, 2]);
+        seen.push((p, drawn));
+    }
+    assert!(seen.windows(2).all(|w| w[0].0 == w[1].0));
+    Ok(())
+}
