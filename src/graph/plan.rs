@@ -306,6 +306,11 @@ impl<'a> Planner<'a> {
             }
             for s in reads {
                 self.place_leaf(s, &mut plan);
+                // An empty tensor: no step computes it.
+                if self.slots[s].buffer == usize::MAX {
+                    let buffer = take(&mut plan, &mut free, self.slots[s].bytes);
+                    self.hold(s, buffer);
+                }
             }
             let step = &self.steps[at];
             let mut done: Vec<usize> = step.reads.iter().chain(&step.writes).chain(&step.temps).copied().collect();
