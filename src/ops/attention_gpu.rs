@@ -1,8 +1,7 @@
 //! Attention on the GPU: a workgroup a tile of queries (for dk and dv: of keys), everything in workgroup memory and registers.
 
 use super::attention::{Dims, Extra, Sdpa, SdpaBackward};
-use super::batch_norm::bind;
-use super::rows::variant;
+use super::rows::{bind, variant};
 use crate::codegen::dispatch::{Dispatch, GpuKernel, GpuStep, Param, Slot, grid};
 use crate::graph::{GpuCtx, Op};
 use crate::layout::Layout;

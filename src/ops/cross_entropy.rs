@@ -1,10 +1,8 @@
 //! Cross-entropy from logits, forward and backward each one kernel, and the negative log-likelihood of log-probabilities.
 
-use super::batch_norm::bind;
-use super::rows::{Around, COLUMNS, Real, Shared, gpu_lanes, largest, like, sum_of, sum_of2, to_compute, variant, walk};
+use super::rows::{Around, bind, gpu_lanes, like, to_compute, variant};
 use crate::autograd::vjp_by_decomposition;
 use crate::backend::cpu::CpuCtx;
-use crate::backend::cpu::simd::multiversion;
 use crate::codegen::dispatch::{Dispatch, GpuKernel, GpuStep, Param, Slot, grid};
 use crate::graph::{GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record, record_all};
 use crate::{DType, Error, Result, Scalar, Shape, Tensor};
@@ -50,16 +48,16 @@ impl Default for CrossEntropy {
 
 /// From (logits, class ids, weight?) to (losses, weights that count, log-sum-exp): the latter two are auxiliary.
 #[derive(Clone, Debug)]
-struct Loss {
-    weight: bool,
-    smooth: bool,
+pub(super) struct Loss {
+    pub weight: bool,
+    pub smooth: bool,
     /// ignore_index, label_smoothing.
-    scalars: [Scalar; 2],
+    pub scalars: [Scalar; 2],
 }
 
 /// From (dlosses, logits, class ids, log-sum-exp, weight?) to dlogits.
 #[derive(Clone, Debug)]
-struct LossBackward(Loss);
+pub(super) struct LossBackward(pub Loss);
 
 const OP: &str = "cross_entropy";
 
@@ -136,7 +134,7 @@ impl Tensor {
 }
 
 /// The axis of the classes.
-fn class_axis(rank: usize) -> usize {
+pub(super) fn class_axis(rank: usize) -> usize {
     (rank > 1) as usize
 }
 
@@ -223,201 +221,6 @@ impl Loss {
     fn params(&self, first: usize, a: Around) -> Vec<Param> {
         let scalar = |index, dtype| Param::Scalar { index, dtype };
         vec![first.into(), a.n.into(), a.inner.into(), scalar(0, DType::I32), scalar(1, DType::F32)]
-    }
-
-    fn constants<'a, T: Real>(&self, ctx: &CpuCtx<'a>, weight: usize, classes: usize) -> Constants<'a, T> {
-        let weight = self.weight.then(|| ctx.input::<T>(weight));
-        let eps = ctx.scalars[1].as_f64();
-        Constants {
-            ignore: ctx.scalars[0].as_i64() as i32,
-            keep: T::of(1.0 - eps),
-            spread: T::of(eps / classes as f64),
-            smooth: self.smooth,
-            weight,
-            total: weight.map_or(T::of(classes as f64), |w| sum_of(w, |v| v)),
-        }
-    }
-
-    fn run<T: Real>(&self, ctx: &CpuCtx) {
-        let a = Around::of(ctx.shape(0), class_axis(ctx.shape(0).len()));
-        let (x, t) = (ctx.input::<T>(0), ctx.input::<i32>(1));
-        let c = &self.constants::<T>(ctx, 2, a.n);
-        let [loss, counted, lse] = &[0, 1, 2].map(|i| Shared::new(ctx.output::<T>(i)));
-        let finish = |found: bool| {
-            if found {
-                ctx.fault()
-            }
-        };
-        // SAFETY: each position is one task's.
-        let out = |at: usize, n: usize| unsafe { [loss.range(at, n), counted.range(at, n), lse.range(at, n)] };
-        walk(
-            a,
-            |at, rows| {
-                let first = at / a.n;
-                finish(forward_rows(&x[at..at + rows * a.n], &t[first..first + rows], out(first, rows), a.n, c))
-            },
-            |at, columns| {
-                let first = at / (a.n * a.inner) * a.inner + at % a.inner;
-                finish(forward_block(&x[at..], &t[first..first + columns], out(first, columns), a, c))
-            },
-        );
-    }
-}
-
-/// What the kernels know of all positions.
-struct Constants<'a, T> {
-    ignore: i32,
-    /// 1 - ε.
-    keep: T,
-    /// ε / C.
-    spread: T,
-    smooth: bool,
-    weight: Option<&'a [T]>,
-    /// Σ w.
-    total: T,
-}
-
-impl<T: Real> Constants<'_, T> {
-    /// The class of a position: `None` where it is ignored, an error where it is out of range.
-    #[inline(always)]
-    fn class(&self, t: i32, n: usize) -> Result<Option<usize>, ()> {
-        match t {
-            t if t == self.ignore => Ok(None),
-            t if t < 0 || t as usize >= n => Err(()),
-            t => Ok(Some(t as usize)),
-        }
-    }
-
-    #[inline(always)]
-    fn weight(&self, class: usize) -> T {
-        self.weight.map_or(T::ONE, |w| w[class])
-    }
-
-    /// The loss of a position from its maximum m, log Σ exp(x - m), its class's logit, and Σ w·x.
-    #[inline(always)]
-    fn loss(&self, w: T, m: T, shift: T, x: T, weighted: T) -> T {
-        let l = w * (shift + (m - x));
-        if self.smooth { self.keep * l + self.spread * (self.total * (m + shift) - weighted) } else { l }
-    }
-
-    /// The gradient is `a · softmax - c at the class - d · w`: (a, c, d) for a cotangent and the class's weight.
-    #[inline(always)]
-    fn factors(&self, dl: T, w: T) -> (T, T, T) {
-        if self.smooth {
-            (dl * (self.keep * w + self.spread * self.total), dl * self.keep * w, dl * self.spread)
-        } else {
-            (dl * w, dl * w, T::ZERO)
-        }
-    }
-}
-
-multiversion! {
-    /// Whether a class was out of range.
-    fn forward_rows[T: Real](x: &[T], t: &[i32], out: [&mut [T]; 3], n: usize, c: &Constants<'_, T>) -> bool {
-        let mut fault = false;
-        let [loss, counted, lse] = out;
-        for (r, x) in x.chunks_exact(n).enumerate() {
-            let m = largest(x);
-            let shift = sum_of(x, |v| (v - m).exp()).ln();
-            lse[r] = m + shift;
-            let class = c.class(t[r], n);
-            fault |= class.is_err();
-            (loss[r], counted[r]) = match class {
-                Ok(Some(class)) => {
-                    let weighted = match c.weight {
-                        _ if !c.smooth => T::ZERO,
-                        Some(w) => sum_of2(x, w, |x, w| x * w),
-                        None => sum_of(x, |v| v),
-                    };
-                    let w = c.weight(class);
-                    (c.loss(w, m, shift, x[class], weighted), w)
-                }
-                _ => (T::ZERO, T::ZERO),
-            };
-        }
-        fault
-    }
-}
-
-multiversion! {
-    /// The same for a block of columns; `x` starts at the first one.
-    fn forward_block[T: Real](x: &[T], t: &[i32], out: [&mut [T]; 3], a: Around, c: &Constants<'_, T>) -> bool {
-        let columns = t.len();
-        let row = |k: usize| &x[k * a.inner..][..columns];
-        let [mut m, mut s, mut weighted] = [[T::NEG_INF; COLUMNS], [T::ZERO; COLUMNS], [T::ZERO; COLUMNS]];
-        for k in 0..a.n {
-            m.iter_mut().zip(row(k)).for_each(|(m, &v)| *m = m.or_larger(v));
-        }
-        for k in 0..a.n {
-            s.iter_mut().zip(&m).zip(row(k)).for_each(|((s, &m), &v)| *s += (v - m).exp());
-            if c.smooth {
-                let w = c.weight(k);
-                weighted.iter_mut().zip(row(k)).for_each(|(s, &v)| *s += v * w);
-            }
-        }
-        let mut fault = false;
-        let [loss, counted, lse] = out;
-        for i in 0..columns {
-            let shift = s[i].ln();
-            lse[i] = m[i] + shift;
-            let class = c.class(t[i], a.n);
-            fault |= class.is_err();
-            (loss[i], counted[i]) = match class {
-                Ok(Some(class)) => {
-                    let w = c.weight(class);
-                    (c.loss(w, m[i], shift, row(class)[i], weighted[i]), w)
-                }
-                _ => (T::ZERO, T::ZERO),
-            };
-        }
-        fault
-    }
-}
-
-multiversion! {
-    fn backward_rows[T: Real](dl: &[T], x: &[T], t: &[i32], lse: &[T], dx: &mut [T], n: usize, c: &Constants<'_, T>) {
-        for (r, (x, dx)) in x.chunks_exact(n).zip(dx.chunks_exact_mut(n)).enumerate() {
-            let Ok(Some(class)) = c.class(t[r], n) else {
-                dx.fill(T::ZERO);
-                continue;
-            };
-            let (a, at_class, d) = c.factors(dl[r], c.weight(class));
-            let lse = lse[r];
-            match c.weight {
-                Some(w) if c.smooth => {
-                    dx.iter_mut().zip(x).zip(w).for_each(|((dx, &v), &w)| *dx = a * (v - lse).exp() - d * w);
-                }
-                _ => dx.iter_mut().zip(x).for_each(|(dx, &v)| *dx = a * (v - lse).exp() - d),
-            }
-            dx[class] = dx[class] - at_class;
-        }
-    }
-}
-
-multiversion! {
-    /// The same for a block of columns; `x` starts at the first one, whose place in dx is `at`.
-    fn backward_block[T: Real](
-        dl: &[T], x: &[T], t: &[i32], lse: &[T], dx: &Shared<T>, at: usize, a: Around, c: &Constants<'_, T>,
-    ) {
-        let columns = t.len();
-        // Factors of the columns; classes past the last one stand for positions without a gradient.
-        let mut f = [(T::ZERO, T::ZERO, T::ZERO, usize::MAX); COLUMNS];
-        for i in 0..columns {
-            if let Ok(Some(class)) = c.class(t[i], a.n) {
-                let (a, b, d) = c.factors(dl[i], c.weight(class));
-                f[i] = (a, b, d, class);
-            }
-        }
-        for k in 0..a.n {
-            let w = c.weight(k);
-            // SAFETY: the block is this call's.
-            let dx = unsafe { dx.range(at + k * a.inner, columns) };
-            for (((dx, &v), &lse), f) in dx.iter_mut().zip(&x[k * a.inner..][..columns]).zip(lse).zip(&f) {
-                let g = f.0 * (v - lse).exp() - f.2 * w;
-                let g = if f.3 == k { g - f.1 } else { g };
-                *dx = if f.3 == usize::MAX { T::ZERO } else { g };
-            }
-        }
     }
 }
 
@@ -513,30 +316,6 @@ impl Op for Loss {
     }
 }
 
-impl LossBackward {
-    fn run<T: Real>(&self, ctx: &CpuCtx) {
-        let a = Around::of(ctx.shape(1), class_axis(ctx.shape(1).len()));
-        let (dl, x, t, lse) = (ctx.input::<T>(0), ctx.input::<T>(1), ctx.input::<i32>(2), ctx.input::<T>(3));
-        let c = &self.0.constants::<T>(ctx, 4, a.n);
-        let dx = &Shared::new(ctx.output::<T>(0));
-        walk(
-            a,
-            |at, rows| {
-                let (range, first) = (at..at + rows * a.n, at / a.n);
-                let p = first..first + rows;
-                // SAFETY: each row is one task's.
-                let dx = unsafe { dx.range(at, rows * a.n) };
-                backward_rows(&dl[p.clone()], &x[range], &t[p.clone()], &lse[p], dx, a.n, c)
-            },
-            |at, columns| {
-                let first = at / (a.n * a.inner) * a.inner + at % a.inner;
-                let p = first..first + columns;
-                backward_block(&dl[p.clone()], &x[at..], &t[p.clone()], &lse[p], dx, at, a, c)
-            },
-        );
-    }
-}
-
 impl Op for LossBackward {
     fn name(&self) -> &'static str {
         "cross_entropy_backward"
@@ -628,113 +407,5 @@ impl Op for LossBackward {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ops::rows::testing::{close, cpu, gpu, numbers};
-
-    const SHAPES: [&[usize]; 6] = [&[5], &[7, 10], &[33, 1000], &[2, 3, 5], &[3, 21, 9, 13], &[4, 1]];
-
-    struct Case {
-        weight: bool,
-        eps: f64,
-        x: Vec<f64>,
-        w: Vec<f64>,
-        t: Vec<f64>,
-        dl: Vec<f64>,
-    }
-
-    impl Case {
-        fn new(shape: &[usize], weight: bool, eps: f64) -> (Case, Around) {
-            let a = Around::of(shape, class_axis(shape.len()));
-            let t = (0..a.rows()).map(|i| if i % 5 == 3 { -100.0 } else { (i * 7 % a.n) as f64 }).collect();
-            let w = numbers(a.n, 9).iter().map(|v| v.abs() + 0.1).collect();
-            (Case { weight, eps, x: numbers(a.numel(), 8), w, t, dl: numbers(a.rows(), 10) }, a)
-        }
-
-        fn op(&self) -> Loss {
-            Loss { weight: self.weight, smooth: self.eps > 0.0, scalars: [(-100).into(), self.eps.into()] }
-        }
-
-        /// Losses, counted weights, dx by the definition.
-        fn naive(&self, a: Around) -> [Vec<f64>; 3] {
-            let (mut loss, mut counted, mut dx) = (vec![], vec![], vec![0.0; self.x.len()]);
-            for r in 0..a.rows() {
-                let at = |k: usize| (r / a.inner * a.n + k) * a.inner + r % a.inner;
-                let lse = (0..a.n).map(|k| self.x[at(k)].exp()).sum::<f64>().ln();
-                let w = |k: usize| if self.weight { self.w[k] } else { 1.0 };
-                if self.t[r] < 0.0 {
-                    loss.push(0.0);
-                    counted.push(0.0);
-                    continue;
-                }
-                let q = |k: usize| (1.0 - self.eps) * (k == self.t[r] as usize) as u8 as f64 + self.eps / a.n as f64;
-                loss.push((0..a.n).map(|k| w(k) * q(k) * (lse - self.x[at(k)])).sum());
-                counted.push(w(self.t[r] as usize));
-                let total: f64 = (0..a.n).map(|k| w(k) * q(k)).sum();
-                for k in 0..a.n {
-                    dx[at(k)] = self.dl[r] * (total * (self.x[at(k)] - lse).exp() - w(k) * q(k));
-                }
-            }
-            [loss, counted, dx]
-        }
-    }
-
-    fn each(f: impl Fn(&[usize], Case, Around)) {
-        for shape in SHAPES {
-            for (weight, eps) in [(false, 0.0), (true, 0.0), (false, 0.1), (true, 0.3)] {
-                let (case, a) = Case::new(shape, weight, eps);
-                f(shape, case, a);
-            }
-        }
-    }
-
-    #[test]
-    fn cpu_agrees_with_the_definition() {
-        each(|shape, case, a| {
-            let want = case.naive(a);
-            let rows = positions(&shape.into());
-            for (dtype, tol) in [(DType::F32, 1e-5), (DType::F64, 1e-12)] {
-                let classes = [a.n];
-                let w = (dtype, &classes[..], &case.w[..]);
-                let mut inputs = vec![(dtype, shape, &case.x[..]), (DType::I32, &rows[..], &case.t[..])];
-                inputs.extend(case.weight.then_some(w));
-                let (got, fault) = cpu(&case.op(), &inputs).unwrap();
-                assert!(!fault);
-                close(&got[0], &want[0], tol);
-                close(&got[1], &want[1], tol);
-                let mut inputs = vec![
-                    (dtype, &rows[..], &case.dl[..]),
-                    (dtype, shape, &case.x[..]),
-                    (DType::I32, &rows[..], &case.t[..]),
-                    (dtype, &rows[..], &got[2][..]),
-                ];
-                inputs.extend(case.weight.then_some(w));
-                close(&cpu(&LossBackward(case.op()), &inputs).unwrap().0[0], &want[2], tol);
-            }
-        });
-    }
-
-    #[test]
-    fn a_class_out_of_range_is_a_fault() {
-        for (shape, t) in [(&[2, 3][..], [0.0, 3.0]), (&[1, 3, 2], [-1.0, 1.0])] {
-            let x = vec![0.0; shape.iter().product()];
-            let op = Loss { weight: false, smooth: false, scalars: [(-100).into(), 0.0.into()] };
-            let (got, fault) = cpu(&op, &[(DType::F32, shape, &x), (DType::I32, &positions(&shape.into()), &t)]).unwrap();
-            assert!(fault && got[0].contains(&0.0) && got[1].iter().sum::<f64>() == 1.0);
-        }
-    }
-
-    #[test]
-    fn shaders_are_valid() {
-        each(|shape, case, a| {
-            let rows = positions(&shape.into());
-            let (f, i, classes) = (DType::F32, DType::I32, [a.n]);
-            let mut inputs = vec![(f, shape), (i, &rows[..])];
-            inputs.extend(case.weight.then_some((f, &classes[..])));
-            gpu(&case.op(), &inputs);
-            let mut inputs = vec![(f, &rows[..]), (f, shape), (i, &rows[..]), (f, &rows[..])];
-            inputs.extend(case.weight.then_some((f, &classes[..])));
-            gpu(&LossBackward(case.op()), &inputs);
-        });
-    }
-}
+#[path = "cross_entropy_tests.rs"]
+mod tests;

@@ -1,7 +1,7 @@
 //! Layer, RMS and group norm: one fused kernel over rows, and its fused backward. (Batch norm is in `batch_norm`.)
 
-use super::batch_norm::{Channels, bind, channel_kernels};
-use super::rows::{Real, Shared, for_tasks, gpu_lanes, like, sum_of, to_compute, variant};
+use super::batch_norm::{Channels, channel_kernels};
+use super::rows::{Real, Shared, bind, for_tasks, gpu_lanes, like, sum_of, to_compute, variant};
 use crate::autograd::vjp_by_decomposition;
 use crate::backend::cpu::CpuCtx;
 use crate::backend::cpu::simd::multiversion;

@@ -1,5 +1,6 @@
 //! What the row kernels (softmax, norms, cross-entropy, attention) share on the CPU: the float trait, lane-wise sums, threads.
 
+use crate::codegen::dispatch::{Binding, Slot};
 use crate::{DType, Error, Result, Tensor};
 use rayon::prelude::*;
 use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub};
@@ -241,6 +242,11 @@ pub(crate) fn variant(source: &str, numbers: &[(&str, usize)], flags: &[(&str, b
     let numbers = numbers.iter().zip(&values).map(|(n, v)| (n.0, v.as_str()));
     let defines: Vec<_> = numbers.chain(flags.iter().filter(|f| f.1).map(|f| (f.0, "1"))).collect();
     crate::codegen::wgsl::preprocess(source, &defines)
+}
+
+/// The bindings of these slots: (slot, whether it is written).
+pub(crate) fn bind(slots: &[(Slot, bool)]) -> Vec<Binding> {
+    slots.iter().map(|&(slot, write)| Binding { slot, write }).collect()
 }
 
 /// The tensor in the dtype in which a float kernel computes: f16 and bf16 become f32.
