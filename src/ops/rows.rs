@@ -151,7 +151,14 @@ pub(crate) fn largest<T: Real>(x: &[T]) -> T {
     for (a, &v) in acc.iter_mut().zip(rest) {
         *a = a.or_larger(v);
     }
-    acc.into_iter().fold(T::NEG_INF, T::or_larger)
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            acc[i] = acc[i].or_larger(acc[i + half]);
+        }
+        half /= 2;
+    }
+    acc[0]
 }
 
 /// Runs `f` for 0..tasks, on all threads if the whole has at least [`SERIAL`] elements.
