@@ -9,6 +9,7 @@ mod harness;
 mod indexing;
 mod modules;
 mod ops_fused;
+mod ops_images;
 mod ops_movement;
 mod ops_pointwise;
 mod ops_products;

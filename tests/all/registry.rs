@@ -1,13 +1,13 @@
 //! The harness on itself: a planted wrong derivative is found, and no op of the crate goes without a case.
 
 use crate::harness::*;
-use crate::{ops_fused, ops_movement, ops_pointwise, ops_products, ops_reduce, ops_views};
+use crate::{ops_fused, ops_images, ops_movement, ops_pointwise, ops_products, ops_reduce, ops_views};
 use fornax::{DType, Device, Tensor, testing};
 use std::collections::BTreeSet;
 use std::path::Path;
 
 fn all() -> Vec<Case> {
-    let families: [fn() -> Vec<Case>; 10] = [
+    let families: [fn() -> Vec<Case>; 13] = [
         ops_pointwise::unary,
         ops_pointwise::binary,
         ops_pointwise::others,
@@ -18,6 +18,9 @@ fn all() -> Vec<Case> {
         ops_products::products,
         ops_products::convolutions,
         ops_fused::cases,
+        ops_images::pools,
+        ops_images::patches,
+        ops_images::sums,
     ];
     families.iter().flat_map(|f| f()).collect()
 }
