@@ -189,6 +189,8 @@ impl<'a> Fuser<'a> {
                 self.stored[i] = true;
             }
             let here = match e.kind {
+                // A view that outlives the flush shows its base's memory, so the base must have some.
+                Kind::View if e.keep => Sink::Many,
                 Kind::View => sinks[i],
                 Kind::Pointwise if !self.stored[i] => sinks[i],
                 _ => Sink::One(i),

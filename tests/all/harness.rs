@@ -354,15 +354,19 @@ pub fn tensors(case: &Case, arrays: &[Arr], dtype: DType, lie: Lie, device: Devi
     arrays.iter().enumerate().map(one).collect()
 }
 
-/// Runs every check on one case.
+/// Runs every check on one case. A panic is a failure of that case.
 pub fn check(report: &mut Report, case: &Case) {
-    if let Err(e) = check_values(report, case) {
-        report.fail("setup", case, e);
+    type Check = fn(&mut Report, &Case) -> Result<()>;
+    let mut checks: Vec<(&str, Check)> = vec![("setup", check_values)];
+    if case.order > 0 {
+        checks.push(("gradient", check_gradients));
     }
-    if case.order > 0
-        && let Err(e) = check_gradients(report, case)
-    {
-        report.fail("gradient", case, e);
+    for (kind, check) in checks {
+        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| check(report, case))) {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => report.fail(kind, case, e),
+            Err(_) => report.fail(kind, case, "panicked"),
+        }
     }
 }
 
@@ -557,8 +561,13 @@ fn check_gradients(report: &mut Report, case: &Case) -> Result<()> {
     };
     let (s, t) = dot(&values)?;
     let mut g: Vec<Vec<f64>> = vec![Vec::new(); t.len()];
-    for (&i, x) in wanted.iter().zip(grad_of(&s, &t, &wanted)?) {
-        g[i] = x.to_vec::<f64>()?;
+    if s.is_differentiable() {
+        for (&i, x) in wanted.iter().zip(grad_of(&s, &t, &wanted)?) {
+            g[i] = x.to_vec::<f64>()?;
+        }
+    } else {
+        // The op is linear: its second derivative is zero, which the differences must agree with.
+        wanted.iter().for_each(|&i| g[i] = vec![0.0; values[i].v.len()]);
     }
     let scale = g.iter().flatten().fold(1.0f64, |m, v| m.max(v.abs())) * (total as f64).sqrt();
     for d in &directions[..2] {
@@ -577,4 +586,15 @@ pub fn check_all(cases: &[Case], at_least: &[(&str, usize)]) {
     }
     report.counts.insert("cases", cases.len());
     report.finish(at_least);
+}
+
+/// Runs an ignored test of this binary in a process of its own: it provokes faults or measures memory, which other tests would disturb.
+pub fn isolated(name: &str) {
+    let exe = std::env::current_exe().expect("the test binary has a path");
+    let out = std::process::Command::new(exe)
+        .args([name, "--exact", "--ignored", "--test-threads=1", "--nocapture"])
+        .output()
+        .expect("it starts");
+    let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert!(out.status.success() && text.contains("1 passed"), "{name}:\n{text}");
 }

@@ -117,10 +117,7 @@ fn display_is_numpys() {
 }
 
 #[test]
-fn display_never_panics_and_debug_never_runs() {
-    let bad = x(&[3]).index_select(0, &ids(&[9]));
-    let text = bad.to_string();
-    assert!(text.starts_with('<') && text.ends_with("f32 [1] cpu"), "{text}");
+fn debug_evaluates_nothing() {
     let y = x(&[3]) + 1.0;
     assert_eq!(format!("{y:?}"), "Tensor(f32 [3], cpu, add)");
 }

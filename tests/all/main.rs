@@ -2,6 +2,7 @@
 
 mod checkpoints;
 mod data;
+mod faults;
 mod golden_conv;
 mod golden_norm;
 mod graphs;

@@ -21,6 +21,10 @@ pub fn products() -> Vec<Case> {
         case("outer", &[real(&[3]), real(&[4])], |t| t[0].try_outer(&t[1])),
         case("matmul of transposes", &[real(&[3, 2]), real(&[4, 3])], |t| t[0].try_t()?.try_matmul(&t[1].try_t()?)),
         case("matmul with a tail", &[real(&[3, 4]), real(&[4, 5]), real(&[5])], |t| t[0].try_matmul(&t[1])?.try_add(&t[2])?.try_gelu()),
+        case("einsum ij,jk->ik", &[real(&[2, 3]), real(&[3, 2])], |t| Tensor::try_einsum("ij,jk->ik", &[&t[0], &t[1]])),
+        case("einsum bij,bkj->bik", &[real(&[2, 2, 3]), real(&[2, 4, 3])], |t| Tensor::try_einsum("bij,bkj->bik", &[&t[0], &t[1]])),
+        case("einsum ii->i", &[real(&[3, 3])], |t| Tensor::try_einsum("ii->i", &[&t[0]])),
+        case("einsum ij->j", &[real(&[2, 3])], |t| Tensor::try_einsum("ij->j", &[&t[0]])),
     ];
     for [n, k, m] in [[1, 1, 1], [1, 7, 1], [5, 1, 3], [17, 31, 13], [65, 129, 67], [128, 64, 128], [130, 257, 70], [3, 1000, 2]] {
         cases.push(
