@@ -41,7 +41,8 @@ pub(crate) fn epilogue(e: &Epilogue, out: &CpuBuffer, buffers: &[&CpuBuffer], sc
     pointwise(&Code { shape: &e.shape, program: &e.program, operands: &e.operands, scalars, bases: &bases, outs: &outs });
 }
 
-fn pointwise(code: &Code) {
+/// Runs a program over its whole space.
+pub(super) fn pointwise(code: &Code) {
     let n: usize = code.shape.iter().product();
     if n == 0 {
         return;

@@ -6,10 +6,12 @@
 //! places along their longest kept and their longest reduced group, and partial results meet in order.
 
 use super::fold::{CHUNK, Kernel, kernel};
-use super::fused::bases;
+use super::fused::{bases, pointwise, transposed};
 use super::memory::CpuBuffer;
 use super::tile::{Code, Compiled, LARGE, State, Tile, with_compiled, with_state};
-use crate::codegen::kernel::{FusedReduce, ReduceKind, collapse};
+use crate::codegen::kernel::{FusedReduce, Operand, ReduceKind, collapse};
+use crate::codegen::program::{Instr, Program};
+use crate::layout::row_major;
 use crate::{Scalar, Shape};
 use rayon::prelude::*;
 use smallvec::{SmallVec, smallvec};
@@ -140,6 +142,17 @@ pub(crate) fn reduce(k: &FusedReduce, buffers: &[&CpuBuffer], scalars: &[Scalar]
         }
         return;
     }
+    if let Some(values) = turned(k, buffers, scalars) {
+        let dtype = k.program.stores[0].1;
+        let program = Program { instrs: vec![Instr::Load(0)], scalars: vec![], stores: vec![(0, dtype)] };
+        let operands = vec![Operand { buffer: Some(0), dtype, strides: row_major(&k.shape), offset: 0 }];
+        let (shape, reduced) = (k.shape.clone(), k.reduced.clone());
+        return reduce(
+            &FusedReduce { shape, reduced, program, operands, scalars: vec![], output: 1, ..*k },
+            &[&values, buffers[k.output]],
+            &[],
+        );
+    }
     let groups = groups(&k.shape, &k.reduced);
     let bases = bases(&k.operands, buffers);
     let code = Code { shape: &k.shape, program: &k.program, operands: &k.operands, scalars, bases: &bases, outs: &[] };
@@ -200,6 +213,22 @@ pub(crate) fn reduce(k: &FusedReduce, buffers: &[&CpuBuffer], scalars: &[Scalar]
             }
         }
     });
+}
+
+/// The values of a large program some of whose operands are transposed. A reduction meets its elements row by row, and would fetch a cache
+/// line for each of theirs; a pointwise kernel reads them by boxes. (Without memory for the values there is still the slow way.)
+fn turned(k: &FusedReduce, buffers: &[&CpuBuffer], scalars: &[Scalar]) -> Option<CpuBuffer> {
+    let n = k.shape.numel();
+    if n < GRAIN / 4 {
+        return None;
+    }
+    let (mut shape, mut operands) = (k.shape.clone(), k.operands.clone());
+    collapse(&mut shape, None, &mut operands);
+    transposed(&shape, &operands)?;
+    let values = CpuBuffer::new(n * k.program.stores[0].1.size()).ok()?;
+    let bases = bases(&operands, buffers);
+    pointwise(&Code { shape: &shape, program: &k.program, operands: &operands, scalars, bases: &bases, outs: &[values.as_ptr()] });
+    Some(values)
 }
 
 impl Job<'_> {
@@ -389,7 +418,6 @@ mod tests {
     use super::super::fused::tests::{ADD, EXP, MUL, call, data, layouts, operand, oracle, read, shapes};
     use super::*;
     use crate::DType;
-    use crate::codegen::program::{Instr, Program};
     use crate::layout::Layout;
 
     const KINDS: [ReduceKind; 9] = [
