@@ -187,7 +187,7 @@ fn a_reduction_reads_what_a_product_has_finished() -> Result<()> {
     let top = y.try_argmax(1)?;
     crate::eval(&[&y, &top])?;
     let rows = y.to_vec::<f32>()?;
-    let want: Vec<i32> = rows.chunks(8).map(|r| (0..8).max_by(|&i, &j| r[i].total_cmp(&r[j])).unwrap() as i32).collect();
+    let want: Vec<i32> = rows.chunks(8).map(|r| (0..8).rev().max_by(|&i, &j| r[i].total_cmp(&r[j])).unwrap() as i32).collect();
     assert_eq!(top.to_vec::<i32>()?, want);
     Ok(())
 }
