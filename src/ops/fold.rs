@@ -179,7 +179,7 @@ impl Tensor {
         }
         let p = patches("fold", self, size.into().0, kernel, &options)?;
         let (taps, count) = (kernel.0[0] * kernel.0[1], p.count[0] * p.count[1]);
-        if self.dims()[1] % taps != 0 || self.dims()[2] != count {
+        if !self.dims()[1].is_multiple_of(taps) || self.dims()[2] != count {
             let expected =
                 format!("rows in multiples of the kernel's {taps} elements, and {}×{} = {count} columns", p.count[0], p.count[1]);
             return Err(Error::shape("fold", &[self.shape()], expected));

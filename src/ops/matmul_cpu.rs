@@ -85,6 +85,7 @@ impl<T> Mat<T> {
 ///
 /// # Safety
 /// The pointers are valid for these sizes and strides; `c` overlaps neither `a` nor `b`, and nothing else touches it meanwhile.
+#[allow(clippy::too_many_arguments)]
 pub(crate) unsafe fn product<T: Real>(m: usize, n: usize, k: usize, c: Mat<T>, add: bool, a: Mat<T>, b: Mat<T>, parallel: bool) {
     if m == 0 || n == 0 {
         return;
@@ -212,8 +213,8 @@ fn matvec<T: Real>(m: usize, k: usize, a: Mat<T>, x: &[T], y: &mut [T]) {
             let c = [column(j), column(j + 1), column(j + 2), column(j + 3)];
             add_columns(y, c, [x[j], x[j + 1], x[j + 2], x[j + 3]]);
         }
-        for j in whole..k {
-            axpy(y, x[j], column(j));
+        for (j, &x) in x.iter().enumerate().skip(whole) {
+            axpy(y, x, column(j));
         }
     };
     if parallel {

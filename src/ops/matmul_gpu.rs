@@ -37,7 +37,7 @@ impl Operand {
 
     /// Whether vec4s can be loaded along an axis of `len` elements that has stride 1, the other axis having stride `other`.
     fn vec4(&self, len: usize, other: usize) -> bool {
-        len % 4 == 0 && other % 4 == 0 && self.offset % 4 == 0 && self.batch.iter().all(|s| s % 4 == 0)
+        [len, other, self.offset].iter().chain(&self.batch).all(|n| n.is_multiple_of(4))
     }
 
     fn words(&self) -> [Param; 3] {

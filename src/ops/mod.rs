@@ -10,6 +10,8 @@ pub(crate) mod cat;
 pub(crate) mod conv;
 mod conv_cpu;
 mod conv_gpu;
+#[cfg(test)]
+mod conv_tests;
 pub(crate) mod create;
 pub(crate) mod cross_entropy;
 mod cross_entropy_cpu;
