@@ -13,7 +13,7 @@ fn positions(mask: &Tensor) -> Result<Vec<i32>> {
 }
 
 /// What [`Tensor::unique`] found.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Unique {
     /// The distinct values in ascending order, `[k]`.
     pub values: Tensor,
