@@ -5,6 +5,7 @@ use super::node::{Node, READY, release};
 use super::op::Key;
 use super::plan::{Plan, Planner};
 use super::{Tensor, pending, run};
+use crate::backend::cpu::threads;
 use crate::codegen::dispatch::Caps;
 use crate::device::Kind as DeviceKind;
 use crate::stats::{COUNTERS, count};
@@ -108,13 +109,8 @@ fn flush_with(roots: &[Tensor], owned: bool) -> Result<()> {
     }
 }
 
-thread_local! {
-    /// This thread is inside a kernel: waiting for the executor would never end.
-    static RUNNING: Cell<bool> = const { Cell::new(false) };
-}
-
 fn flush_on(roots: &[Tensor], owned: bool) -> Result<()> {
-    if RUNNING.get() {
+    if threads::inside() {
         let message = "a kernel may not evaluate tensors: compute them before, and give them to the op as inputs".into();
         return Err(Error::Kernel { op: "flush".into(), message });
     }
@@ -193,10 +189,7 @@ impl Executor {
                 plan
             }
         };
-        RUNNING.set(true);
-        let result = run::run(&plan, claim, device);
-        RUNNING.set(false);
-        result
+        run::run(&plan, claim, device)
     }
 
     fn insert(&mut self, plan: Arc<Plan>) {

@@ -59,10 +59,15 @@ pub(super) struct Plan {
     /// The buffer of an entry's output that outlives the flush.
     pub results: HashMap<(usize, usize), usize>,
     pub donations: u64,
+    /// Some step is large enough for several threads.
+    pub wide: bool,
     pub refused: u64,
     #[cfg(feature = "wgpu")]
     pub compiled: std::sync::OnceLock<crate::backend::gpu::Compiled>,
 }
+
+/// Bytes of a buffer from which on kernels may split their work.
+const WIDE: usize = 64 << 10;
 
 /// A value that has a buffer, before buffers are shared.
 struct Slot {
@@ -338,6 +343,7 @@ impl<'a> Planner<'a> {
                 self.hold(s, plan.buffers.len() - 1);
             }
         }
+        plan.wide = self.slots.iter().any(|s| s.bytes >= WIDE);
         plan.results.values_mut().for_each(|s| *s = self.slots[*s].buffer);
         let map: Vec<usize> = self.slots.iter().map(|s| s.buffer).collect();
         plan.steps = std::mem::take(&mut self.steps);

@@ -66,10 +66,17 @@ fn run_cpu(plan: &Plan, claim: &Claim) -> Result<Vec<Option<Arc<Storage>>>> {
         windows.push(unsafe { b.window(offset) });
     }
     let buffers: Vec<&CpuBuffer> = windows.iter().collect();
+    cpu::threads::kernels(plan.wide, || steps_on_cpu(plan, claim, &buffers))?;
+    count(&COUNTERS.dispatches, plan.steps.len() as u64);
+    drop(windows);
+    Ok(values)
+}
+
+fn steps_on_cpu(plan: &Plan, claim: &Claim, buffers: &[&CpuBuffer]) -> Result<()> {
     for step in &plan.steps {
         match &step.work {
-            Work::Fused(k) => cpu::fused(k, &buffers, &scalars(claim, &k.scalars)),
-            Work::Reduce(k) => cpu::reduce(k, &buffers, &scalars(claim, &k.scalars)),
+            Work::Fused(k) => cpu::fused(k, buffers, &scalars(claim, &k.scalars)),
+            Work::Reduce(k) => cpu::reduce(k, buffers, &scalars(claim, &k.scalars)),
             Work::Op { entry, inputs, outputs, epilogue, .. } => {
                 let op = &claim.entries[*entry].op;
                 let ins: SmallVec<[Arg; 8]> =
@@ -78,14 +85,12 @@ fn run_cpu(plan: &Plan, claim: &Claim) -> Result<Vec<Option<Arc<Storage>>>> {
                     outputs.iter().map(|p| Arg { buffer: buffers[p.buffer], layout: &p.layout, dtype: p.dtype }).collect();
                 op.cpu(&CpuCtx { op: op.name(), inputs: &ins, outputs: &outs, scalars: op.scalars(), fault: &CPU_FAULT })?;
                 if let Some(e) = epilogue {
-                    cpu::epilogue(e, outs[0].buffer, &buffers, &scalars(claim, &e.scalars));
+                    cpu::epilogue(e, outs[0].buffer, buffers, &scalars(claim, &e.scalars));
                 }
             }
         }
     }
-    count(&COUNTERS.dispatches, plan.steps.len() as u64);
-    drop(windows);
-    Ok(values)
+    Ok(())
 }
 
 #[cfg(feature = "wgpu")]
@@ -95,7 +100,6 @@ fn run_gpu(plan: &Plan, claim: &Claim, n: usize) -> Result<Vec<Option<Arc<Storag
     let gpu = gpu::open(n, true)?;
     if plan.compiled.get().is_none() {
         let steps = super::plan::place(plan, gpu.caps())?;
-        super::trace::dump_wgsl(&steps);
         let compiled = gpu.compile(steps)?;
         // Only one flush runs at a time: nobody else can have set it.
         plan.compiled.set(compiled).unwrap_or_else(drop);

