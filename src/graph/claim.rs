@@ -180,8 +180,8 @@ impl Claim {
         self.leaves.len() - 1
     }
 
-    /// Before an owner's update: the pending nodes that would read a leaf of this claim later, directly or through others. They run in the
-    /// same flush, in the order of recording, so that the leaf can be overwritten.
+    /// Before an owner's update: the pending nodes that hang on this claim (metrics, running statistics, recipes of what is updated). They
+    /// run in the same flush, in the order of recording, so that they need not keep its values alive and the old value can be overwritten.
     fn readers(&self, epoch: u64) -> Vec<Arc<Node>> {
         let mut found: Vec<Arc<Node>> = Vec::new();
         let mut seen: HashSet<*const Node> = HashSet::new();
@@ -191,11 +191,9 @@ impl Claim {
             }
             let (mut reads, mut known) = (false, true);
             for t in &node.body().inputs {
-                let mark = t.node.mark.load(Ordering::Relaxed);
-                let claimed = mark & !VISITED == epoch;
-                let added = seen.contains(&Arc::as_ptr(&t.node));
-                reads |= added || (claimed && (mark & LEAF != 0 || self.entries[(mark & VISITED) as usize].kind == Kind::View));
-                known &= added || claimed || t.node.is_ready();
+                let hangs = t.node.mark.load(Ordering::Relaxed) & !VISITED == epoch || seen.contains(&Arc::as_ptr(&t.node));
+                reads |= hangs;
+                known &= hangs || t.node.is_ready();
             }
             if reads && known {
                 seen.insert(Arc::as_ptr(&node));

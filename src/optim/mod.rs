@@ -101,8 +101,7 @@ impl<const N: usize> Slots<N> {
             Ok(())
         })?;
         drop(grads);
-        let roots: Vec<&Tensor> = roots.iter().collect();
-        crate::eval(&roots)
+        crate::graph::flush::flush_owned(&roots)
     }
 
     fn state_dict(&self) -> StateDict {
