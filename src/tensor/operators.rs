@@ -1,5 +1,6 @@
 //! `+ - * / % - ! & | ^` between tensors, references to tensors, and numbers. Each panics at the caller's line with the message of the
-//! method that it stands for; `try_add` and its sisters return the error.
+//! method that it stands for; `try_add` and its sisters return the error. On the left stand f64 and i32 alone: with f32 beside f64 the
+//! compiler could not tell what the literal in `(1.0 - &x).exp()` is.
 
 use crate::ops::pointwise::{binary, reversed};
 use crate::{Error, Operand, Result, Scalar, Tensor};
@@ -62,11 +63,11 @@ macro_rules! operator {
     };
 }
 
-operator!(Add, add, try_add, AddAssign, add_assign, [f32, f64, i32]);
-operator!(Sub, sub, try_sub, SubAssign, sub_assign, [f32, f64, i32]);
-operator!(Mul, mul, try_mul, MulAssign, mul_assign, [f32, f64, i32]);
-operator!(Div, div, try_div, DivAssign, div_assign, [f32, f64, i32]);
-operator!(Rem, rem, try_rem, RemAssign, rem_assign, [f32, f64, i32]);
+operator!(Add, add, try_add, AddAssign, add_assign, [f64, i32]);
+operator!(Sub, sub, try_sub, SubAssign, sub_assign, [f64, i32]);
+operator!(Mul, mul, try_mul, MulAssign, mul_assign, [f64, i32]);
+operator!(Div, div, try_div, DivAssign, div_assign, [f64, i32]);
+operator!(Rem, rem, try_rem, RemAssign, rem_assign, [f64, i32]);
 operator!(BitAnd, bitand, try_bitand, BitAndAssign, bitand_assign, [i32]);
 operator!(BitOr, bitor, try_bitor, BitOrAssign, bitor_assign, [i32]);
 operator!(BitXor, bitxor, try_bitxor, BitXorAssign, bitxor_assign, [i32]);
