@@ -1,6 +1,5 @@
 //! Fornax is a deep learning framework for every GPU that speaks Vulkan, Metal or DX12, and for the CPU.
 #![deny(missing_docs)]
-#![allow(dead_code)]
 extern crate self as fornax;
 
 mod autograd;

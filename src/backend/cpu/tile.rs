@@ -446,7 +446,7 @@ impl State {
                 for &(_, k) in ahead {
                     let o = &code.operands[k as usize];
                     let bytes = c.tile * o.dtype.size();
-                    let (from, to) = (bytes * i / steps & !63, bytes * (i + 1) / steps);
+                    let (from, to) = ((bytes * i / steps) & !63, bytes * (i + 1) / steps);
                     prefetch_read(code.bases[k as usize].wrapping_add((o.offset + start) * o.dtype.size() + bytes + from), to - from);
                 }
             }
