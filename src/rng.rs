@@ -17,59 +17,6 @@ pub(crate) fn philox(key: [u32; 2], counter: [u32; 4]) -> [u32; 4] {
     c
 }
 
-/// A stream of random numbers on the host, for shuffles and splits: the same seed gives the same numbers on every machine.
-#[derive(Clone, Debug)]
-pub(crate) struct Stream {
-    key: [u32; 2],
-    counter: u64,
-    block: [u32; 4],
-    used: usize,
-}
-
-impl Stream {
-    /// The stream of a seed and a part (an epoch, a sample's index): different parts give independent streams.
-    pub fn new(seed: u64, part: u64) -> Stream {
-        // The part goes through the generator itself, so that neighbours have nothing in common.
-        let mixed = philox([part as u32, (part >> 32) as u32], [seed as u32, (seed >> 32) as u32, 0x666f_726e, 0x6178]);
-        Stream { key: [mixed[0], mixed[1]], counter: 0, block: [0; 4], used: 4 }
-    }
-
-    /// The next word.
-    pub fn word(&mut self) -> u32 {
-        if self.used == 4 {
-            self.block = philox(self.key, [self.counter as u32, (self.counter >> 32) as u32, 0, 0]);
-            self.counter += 1;
-            self.used = 0;
-        }
-        self.used += 1;
-        self.block[self.used - 1]
-    }
-
-    /// A number in 0..n (n > 0), without bias.
-    pub fn below(&mut self, n: u64) -> u64 {
-        let limit = u64::MAX - u64::MAX % n;
-        loop {
-            let v = (self.word() as u64) << 32 | self.word() as u64;
-            if v < limit {
-                return v % n;
-            }
-        }
-    }
-
-    /// A number in [0, 1), of 53 bits.
-    pub fn unit(&mut self) -> f64 {
-        let v = (self.word() as u64) << 32 | self.word() as u64;
-        (v >> 11) as f64 / (1u64 << 53) as f64
-    }
-
-    /// Puts a list into random order (Fisher–Yates).
-    pub fn shuffle<T>(&mut self, items: &mut [T]) {
-        for i in (1..items.len()).rev() {
-            items.swap(i, self.below(i as u64 + 1) as usize);
-        }
-    }
-}
-
 /// The key and the next counter of the process's stream.
 static STATE: Mutex<(u64, u64)> = Mutex::new((0, 0));
 
@@ -96,22 +43,6 @@ pub(crate) fn reserve(blocks: u64) -> (u64, u64) {
     taken
 }
 
-/// A stream on the host that continues the process's.
-pub(crate) fn stream() -> Stream {
-    let (key, counter) = reserve(1);
-    Stream::new(key, counter.wrapping_add(1 << 63))
-}
-
-/// The process's seed and counter, for checkpoints.
-pub(crate) fn state() -> (u64, u64) {
-    *STATE.lock().unwrap_or_else(|e| e.into_inner())
-}
-
-/// Goes back to a seed and a counter that [`state`] gave.
-pub(crate) fn set_state(state: (u64, u64)) {
-    *STATE.lock().unwrap_or_else(|e| e.into_inner()) = state;
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,20 +61,5 @@ mod tests {
         ] {
             assert_eq!(philox(key, counter), words);
         }
-    }
-
-    #[test]
-    fn streams_repeat_and_differ() {
-        let draw = |seed, part| (0..9).map(|_| Stream::new(seed, part).below(1000)).collect::<Vec<_>>();
-        assert_eq!(draw(1, 2), draw(1, 2));
-        assert_ne!(Stream::new(1, 2).word(), Stream::new(1, 3).word());
-        assert_ne!(Stream::new(1, 2).word(), Stream::new(2, 2).word());
-        let mut list: Vec<u32> = (0..100).collect();
-        Stream::new(3, 0).shuffle(&mut list);
-        assert!(list.windows(2).any(|w| w[0] > w[1]));
-        list.sort_unstable();
-        assert_eq!(list, (0..100).collect::<Vec<_>>());
-        let mut s = Stream::new(5, 5);
-        assert!((0..1000).map(|_| s.unit()).all(|u| (0.0..1.0).contains(&u)));
     }
 }

@@ -85,7 +85,9 @@ pub(crate) fn collapse(shape: &mut Shape, reduced: Option<&mut Vec<bool>>, opera
         if shape.rank() > 1 && shape[d] == 1 {
             shape.remove(d);
             flags.remove(d);
-            operands.iter_mut().for_each(|o| drop(o.strides.remove(d)));
+            for o in operands.iter_mut() {
+                o.strides.remove(d);
+            }
         }
     }
     let mut d = shape.rank();
@@ -96,7 +98,9 @@ pub(crate) fn collapse(shape: &mut Shape, reduced: Option<&mut Vec<bool>>, opera
             shape[d - 1] *= shape[d];
             shape.remove(d);
             flags.remove(d);
-            operands.iter_mut().for_each(|o| drop(o.strides.remove(d - 1)));
+            for o in operands.iter_mut() {
+                o.strides.remove(d - 1);
+            }
         }
     }
     if shape.rank() == 0 {

@@ -127,7 +127,7 @@ fn piece(k: &Fused, shape: &Shape, operands: &[Operand], range: Range<usize>, ba
     let mut b = Builder::default();
     let end = b.field("end", "u32", count);
     let start = b.field("start", "u32", range.start);
-    let quads = shape[rank - 1] % 4 == 0;
+    let quads = shape[rank - 1].is_multiple_of(4);
     let base = |o: &Operand| o.buffer.map_or(0, |x| (base_of(x) / o.dtype.gpu_size() as u64) as usize);
     let accesses = b.accesses(&k.program, shape, operands, &base, range.start, true, quads)?;
     let mut outputs = Vec::new();

@@ -114,7 +114,7 @@ impl Split {
     fn new(shape: &[usize], reduced: &[bool], outputs: usize, total: usize) -> Split {
         let last = shape.len() - 1;
         let columns = !reduced[last];
-        let quads = !columns && shape[last] % 4 == 0;
+        let quads = !columns && shape[last].is_multiple_of(4);
         let width = if quads { 4 } else { 1 };
         let work = total.div_ceil(width);
         let lanes = if columns {

@@ -112,17 +112,11 @@ pub(crate) fn permutation(n: usize, seed: u64, epoch: u64) -> Vec<usize> {
     keyed.into_iter().map(|(_, i)| i).collect()
 }
 
-/// 64 random bits: Philox4x32-10 (Salmon et al. 2011) at counter (index, epoch) under the seed.
+/// 64 random bits: Philox at counter (index, epoch) under the seed.
 fn key(index: u64, epoch: u64, seed: u64) -> u64 {
-    let mut c = [index as u32, (index >> 32) as u32, epoch as u32, (epoch >> 32) as u32];
-    let mut k = [seed as u32, (seed >> 32) as u32];
-    for _ in 0..10 {
-        let a = u64::from(c[0]) * 0xD251_1F53;
-        let b = u64::from(c[2]) * 0xCD9E_8D57;
-        c = [(b >> 32) as u32 ^ c[1] ^ k[0], b as u32, (a >> 32) as u32 ^ c[3] ^ k[1], a as u32];
-        k = [k[0].wrapping_add(0x9E37_79B9), k[1].wrapping_add(0xBB67_AE85)];
-    }
-    u64::from(c[0]) | u64::from(c[1]) << 32
+    let counter = [index as u32, (index >> 32) as u32, epoch as u32, (epoch >> 32) as u32];
+    let words = crate::rng::philox([seed as u32, (seed >> 32) as u32], counter);
+    u64::from(words[0]) | u64::from(words[1]) << 32
 }
 
 #[cfg(test)]

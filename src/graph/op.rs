@@ -108,6 +108,7 @@ impl Vjp<'_> {
 pub(crate) struct GpuCtx<'a> {
     pub inputs: &'a [Meta],
     pub outputs: &'a [Meta],
+    #[allow(dead_code)] // for variants that the speed work will choose by it
     pub caps: &'a Caps,
     /// Pointwise code over output 0, for ops whose `takes_epilogue` is true; see `codegen::wgsl::epilogue`.
     pub epilogue: Option<&'a Epilogue>,

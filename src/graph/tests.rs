@@ -97,7 +97,7 @@ fn a_reader_forbids_overwriting() -> Result<()> {
     let keep = w.clone();
     let new = w.try_add(1.0)?;
     drop(w);
-    flush_owned(&[new.clone()])?;
+    flush_owned(std::slice::from_ref(&new))?;
     assert_eq!(keep.to_vec::<f32>()?[5], 0.25);
     assert_eq!(recipe.to_vec::<f32>()?[5], 0.75);
     assert_eq!(new.to_vec::<f32>()?[5], 1.25);
@@ -113,7 +113,7 @@ fn a_recipe_is_run_before_its_source_is_overwritten() -> Result<()> {
     let new = w.try_add(1.0)?;
     drop(w);
     let before = stats();
-    flush_owned(&[new.clone()])?;
+    flush_owned(std::slice::from_ref(&new))?;
     let s = stats().since(&before);
     assert_eq!((s.donations, s.donations_refused), (1, 0), "{s:?}");
     assert_eq!(recipe.to_vec::<f32>()?[5], 0.75);

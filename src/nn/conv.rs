@@ -55,7 +55,7 @@ fn parameters(shape: &[usize], options: Options) -> Result<(Param, Param)> {
 fn grouped(op: &'static str, weight: &Param, old: usize, groups: usize) -> Result<(crate::Shape, Options)> {
     let mut shape = weight.shape();
     let inputs = shape[1] * old;
-    if groups == 0 || inputs % groups != 0 || shape[0] % groups != 0 {
+    if groups == 0 || !inputs.is_multiple_of(groups) || !shape[0].is_multiple_of(groups) {
         let message = format!("{inputs} input and {} output channels cannot be split into {groups} groups", shape[0]);
         return Err(Error::argument(op, message));
     }

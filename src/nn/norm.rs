@@ -293,7 +293,7 @@ impl GroupNorm {
     /// # Errors
     /// Channels that are no multiple of the groups; sizes that memory cannot hold, or a dtype that the device lacks.
     pub fn try_new(groups: usize, channels: usize, options: impl Into<Options>) -> Result<GroupNorm> {
-        if groups == 0 || channels % groups != 0 {
+        if groups == 0 || !channels.is_multiple_of(groups) {
             return Err(Error::argument("GroupNorm", format!("{channels} channels cannot be split into {groups} groups")));
         }
         let options = options.into();

@@ -129,7 +129,7 @@ multiversion! {
 }
 
 /// Calls `run(first element, channel)` for each long run, or `row(first element)` for each outer element, on all threads.
-fn each<T>(c: Channels, run: impl Fn(usize, usize) + Sync + Send, row: impl Fn(usize) + Sync + Send) {
+fn each(c: Channels, run: impl Fn(usize, usize) + Sync + Send, row: impl Fn(usize) + Sync + Send) {
     let (len, all) = if c.inner >= RUN { (c.inner, c.outer * c.channels) } else { (c.channels * c.inner, c.outer) };
     let group = ((16 << 10) / len).max(1);
     for_tasks(all.div_ceil(group), c.numel(), |t| {
@@ -207,7 +207,7 @@ impl BatchNorm {
         let y = &Shared::new(ctx.output::<T>(0));
         let (means, scales, shifts) =
             if c.inner < RUN { (spread(mean, c.inner), spread(&a, c.inner), spread(&b, c.inner)) } else { Default::default() };
-        each::<T>(
+        each(
             c,
             // SAFETY: each run or row is written once.
             |at, i| apply_run(&x[at..at + c.inner], unsafe { y.range(at, c.inner) }, mean[i], a[i], b[i]),
@@ -251,7 +251,7 @@ impl BatchNormBackward {
                 })
                 .collect();
             let spread_f = if c.inner < RUN { spread(&f, c.inner) } else { Vec::new() };
-            each::<T>(
+            each(
                 c,
                 |at, i| {
                     let [m, a, g, h] = f[i];

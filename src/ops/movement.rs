@@ -385,8 +385,4 @@ pub(crate) mod testing {
     /// The shapes along an axis that kernels are tried on.
     pub const SHAPES: [([usize; 3], usize); 7] =
         [([3, 5, 7], 0), ([3, 5, 7], 1), ([3, 5, 7], 2), ([1, 1, 1], 1), ([40, 33, 65], 1), ([2, 40_009, 1], 1), ([1, 3, 40_009], 1)];
-
-    pub fn dtype_of<T: Element>() -> DType {
-        T::DTYPE
-    }
 }

@@ -96,7 +96,7 @@ impl Tensor {
             return Err(Error::shape(op, &[self.shape()], "the input is [N, C, …]"));
         }
         let c = self.dims()[1];
-        if groups == 0 || c % groups != 0 {
+        if groups == 0 || !c.is_multiple_of(groups) {
             return Err(Error::argument(op, format!("{groups} groups do not divide {c} channels")));
         }
         let inner = self.dims()[2..].iter().product();
@@ -376,14 +376,13 @@ impl NormBackward {
             let means = mean.map_or(&[][..], |m| &m[first..first + len]);
             backward_rows(&dy[range.clone()], &x[range], dx, dw, db, norm, first, means, &rstd[first..first + len], weight);
         });
-        let mut out = self.dx as usize;
-        for (at, _) in [(0, self.dw), (count, self.db)].into_iter().filter(|g| g.1) {
+        let wanted = [(0, self.dw), (count, self.db)].into_iter().filter(|g| g.1);
+        for (out, (at, _)) in (self.dx as usize..).zip(wanted) {
             let grad = ctx.output::<T>(out);
             grad.fill(T::ZERO);
             for part in parts.chunks_exact(sums.max(1)) {
                 grad.iter_mut().zip(&part[at..at + count]).for_each(|(g, &p)| *g += p);
             }
-            out += 1;
         }
     }
 }

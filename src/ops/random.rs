@@ -28,7 +28,9 @@ trait Emit {
     }
 }
 
+#[cfg(test)]
 struct Words;
+#[cfg(test)]
 impl Emit for Words {
     type Out = u32;
     #[inline(always)]
@@ -214,6 +216,7 @@ macro_rules! generator {
     };
 }
 
+#[cfg(test)]
 generator!(
     /// 32 random bits.
     BITS,
@@ -417,11 +420,6 @@ impl Tensor {
     pub fn try_randn_like(&self) -> Result<Tensor> {
         Tensor::try_normal(self.shape(), 0.0, 1.0, (self.dtype(), self.device()))
     }
-}
-
-/// 32 random bits an element, as u32.
-pub(crate) fn bits(shape: impl Into<Shape>, device: crate::Device) -> Result<Tensor> {
-    draw(&BITS, shape.into(), DType::U32, None, device)
 }
 
 #[cfg(test)]

@@ -60,7 +60,7 @@ impl Tensor {
         }
         let known: Shape = shape.iter().filter(|&&d| d >= 0).map(|&d| d as usize).collect();
         let product = known.checked_numel()?;
-        let free = if product == 0 { 0 } else { self.numel() / product };
+        let free = self.numel().checked_div(product).unwrap_or(0);
         if shape.contains(&-1) && (product == 0 || !self.numel().is_multiple_of(product)) {
             let expected = format!("the sizes {shape:?} must divide {} elements", self.numel());
             return Err(Error::shape("reshape", &[self.shape()], expected));

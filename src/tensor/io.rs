@@ -78,16 +78,6 @@ impl Tensor {
         Ok(Node::leaf(device, Meta::new(dtype, shape), Arc::new(storage), false))
     }
 
-    /// A tensor over CPU memory that is there already.
-    pub(crate) fn from_buffer(buffer: CpuBuffer, dtype: DType, shape: Shape) -> Tensor {
-        Node::leaf(Device::cpu(), Meta::new(dtype, shape), Arc::new(Storage::Cpu(buffer)), false)
-    }
-
-    /// The bytes of the elements in row-major order, as in host memory.
-    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>> {
-        self.with_bytes(|b| b.to_vec())
-    }
-
     /// Evaluates and shows the bytes of the elements in row-major order.
     pub(crate) fn with_bytes<R>(&self, f: impl FnOnce(&[u8]) -> R) -> Result<R> {
         let whole =

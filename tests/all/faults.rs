@@ -94,7 +94,7 @@ mod alone {
         // What is pending beside it runs, though it cannot: the error stays with the nodes that it concerns.
         let mut x = Tensor::zeros(10, CPU);
         for _ in 0..40_000 {
-            x = x + 1.0;
+            x += 1.0;
         }
         assert_eq!(x.to_vec::<f32>().unwrap(), [40_000.0; 10]);
         assert!(big.eval().is_err());

@@ -18,7 +18,7 @@ fn deep_chains_build_run_and_drop() {
     // Built and never run.
     let mut y = x.clone();
     for _ in 0..n {
-        y = y + 1.0;
+        y += 1.0;
     }
     drop(y);
     println!("{:?}", start.elapsed());
@@ -64,7 +64,7 @@ fn many_slices_of_one_tensor_share_a_gradient() {
     let x = Tensor::ones([t, 64], CPU).requires_grad();
     let mut sum = Tensor::zeros([64], CPU);
     for i in 0..t as isize {
-        sum = sum + x.select(0, i) * i as f32;
+        sum += x.select(0, i) * i as f32;
     }
     let g = sum.sum(()).backward().unwrap();
     let g = g.get(&x).unwrap().to_vec::<f32>().unwrap();

@@ -73,7 +73,7 @@ fn setting() {
     is(&a.index_set(s![a.gt(3)], -1), &[2, 3], &[0., 1., 2., 3., -1., -1.]);
     is(&a.index_set(s![&ids(&[0, -1]), &ids(&[2, 0])], &(x(&[2]) + 50.0)), &[2, 3], &[0., 1., 50., 51., 4., 5.]);
     is(&a, &[2, 3], &[0., 1., 2., 3., 4., 5.]);
-    assert!(a.try_index_set(s![0], &x(&[2])).is_err());
+    assert!(a.try_index_set(s![0], x(&[2])).is_err());
 }
 
 #[test]

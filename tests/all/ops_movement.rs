@@ -71,7 +71,7 @@ pub fn cases() -> Vec<Case> {
         case("cat of nine", &[real(&[2, 3])], |t| Tensor::try_cat(&[&t[0]; 9], 1)),
         case("cat of a transpose", &[real(&[3, 3])], |t| Tensor::try_cat(&[&t[0], &t[0].try_t()?], 0)),
         case("embedding", &[real(&[5, 3]), int(0, 5, &[2, 4])], |t| t[0].try_embedding(&t[1])),
-        case("pad constant", &[real(&[2, 3])], |t| t[0].try_pad(&[(1, 0), (2, 1)], fornax::PadMode::Constant(0.5.into()))),
+        case("pad constant", &[real(&[2, 3])], |t| t[0].try_pad(&[(1, 0), (2, 1)], fornax::PadMode::Constant(0.5))),
         case("pad reflect", &[real(&[3, 4])], |t| t[0].try_pad(&[(1, 2), (3, 1)], fornax::PadMode::Reflect)),
         case("pad replicate", &[real(&[2, 3])], |t| t[0].try_pad(&[(1, 0), (2, 1)], fornax::PadMode::Replicate)),
         case("pad circular", &[real(&[2, 3])], |t| t[0].try_pad(&[(1, 0), (2, 1)], fornax::PadMode::Circular)),

@@ -83,7 +83,7 @@ fn every_op_has_a_case() {
     let (_, seen) = testing::recorded(|| {
         for c in all() {
             let order = c.order();
-            let mut run = || -> fornax::Result<()> {
+            let run = || -> fornax::Result<()> {
                 let mut t = tensors(&c, &arrays(&c, Lie::Plain), DType::F32, Lie::Plain, Device::cpu())?;
                 t.iter_mut().filter(|t| t.dtype().is_float() && order > 0).for_each(|t| *t = t.requires_grad());
                 let y = c.build(&t)?;

@@ -134,11 +134,6 @@ impl CpuBuffer {
         CpuBuffer { ptr, len: self.len - offset, capacity: 0, map: self.map.clone(), borrowed: true }
     }
 
-    /// Its size in bytes, as asked for.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
     /// Whether kernels may write it.
     pub fn is_writable(&self) -> bool {
         self.map.is_none()

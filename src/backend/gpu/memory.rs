@@ -78,11 +78,6 @@ impl Pool {
 }
 
 impl GpuBuffer {
-    /// Its size in bytes, as asked for.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
     /// Its size in bytes as kernels see it: a multiple of 16, at least 16. The bytes past `len` are padding, which kernels may read and
     /// write.
     pub fn padded(&self) -> u64 {
@@ -174,6 +169,7 @@ impl Gpu {
     }
 
     /// The most that tensors may take, in bytes.
+    #[cfg(test)]
     pub fn set_memory_limit(&self, bytes: u64) {
         self.pool.limit.store(bytes, Ordering::Relaxed);
     }

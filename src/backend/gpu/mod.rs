@@ -96,11 +96,6 @@ impl Gpu {
         &self.caps
     }
 
-    /// The adapter's name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
     /// What was done since the device was opened.
     pub fn stats(&self) -> GpuStats {
         let c = &self.counters;

@@ -167,6 +167,7 @@ pub(crate) mod parametric {
     );
 }
 
+#[cfg(test)]
 pub(crate) static PARAMETRIC: &[&Row] = &[&parametric::leaky_relu, &parametric::elu, &parametric::softplus];
 
 #[fornax_derive::fallible]

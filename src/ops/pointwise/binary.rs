@@ -76,6 +76,7 @@ macro_rules! binary_table {
             };)*
         }
 
+        #[cfg(test)]
         pub(crate) static ROWS: &[&Row] = &[$(&rows::$name),*];
 
         #[fornax_derive::fallible]

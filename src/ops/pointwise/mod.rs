@@ -18,7 +18,9 @@ use crate::codegen::program::Def;
 use crate::graph::{Class, GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record, record_on};
 use crate::{DType, Device, Error, Operand, Result, Scalar, Shape, Tensor};
 use smallvec::{SmallVec, smallvec};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+#[cfg(test)]
+use std::sync::OnceLock;
 
 /// How a row's compute and result dtypes follow from its arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +67,7 @@ pub(crate) struct Row {
     pub rule: Rule,
     /// One derivative an argument; none where the op has no derivative.
     pub grads: &'static [Grad],
+    #[allow(dead_code)] // read by tests
     /// The range in which tests sample each argument; functions are differentiable inside, except at single points.
     pub domain: &'static [(f64, f64)],
 }
@@ -77,6 +80,7 @@ impl Row {
 }
 
 /// The rows with tensor arguments, for tests that walk the registry.
+#[cfg(test)]
 pub(crate) fn rows() -> &'static [&'static Row] {
     static ROWS: OnceLock<Vec<&'static Row>> = OnceLock::new();
     ROWS.get_or_init(|| [unary::ROWS, unary::TESTS, activation::ROWS, activation::PARAMETRIC, binary::ROWS, select::ROWS].concat())
@@ -381,6 +385,7 @@ macro_rules! unary_table {
             };)*
         }
 
+        #[cfg(test)]
         pub(crate) static ROWS: &[&Row] = &[$(&rows::$name),*];
 
         #[fornax_derive::fallible]

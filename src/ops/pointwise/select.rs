@@ -50,6 +50,7 @@ pub(crate) mod rows {
     };
 }
 
+#[cfg(test)]
 pub(crate) static ROWS: &[&Row] = &[&rows::select, &rows::clamp];
 
 #[fornax_derive::fallible]

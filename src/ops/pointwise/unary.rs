@@ -176,6 +176,7 @@ macro_rules! test_table {
             };)*
         }
 
+        #[cfg(test)]
         pub(crate) static TESTS: &[&Row] = &[$(&tests_rows::$name),*];
 
         #[fornax_derive::fallible]
