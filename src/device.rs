@@ -19,6 +19,7 @@ pub struct Device(pub(crate) Kind);
 pub(crate) enum Kind {
     Cpu,
     /// The GPU's number; it was opened when the device was made, and stays open.
+    #[cfg_attr(not(feature = "wgpu"), allow(dead_code))]
     Gpu(u8),
 }
 

@@ -13,6 +13,7 @@ use std::collections::HashMap;
 #[derive(Clone, Debug)]
 pub(super) struct Port {
     pub buffer: usize,
+    #[cfg_attr(not(feature = "wgpu"), allow(dead_code))]
     pub reads: Reads,
     pub dtype: DType,
     pub layout: Layout,

@@ -108,15 +108,6 @@ impl Case {
         self.half = false;
         self
     }
-    pub fn f32_only(mut self) -> Case {
-        self.double = false;
-        self.order = 0;
-        self
-    }
-    pub fn plain_only(mut self) -> Case {
-        self.layouts = false;
-        self
-    }
     /// Too large for anything but a comparison on the CPU.
     pub fn large(self) -> Case {
         self.flat().no_gpu().no_half()

@@ -1,4 +1,5 @@
 //! Indexing and printing, against what NumPy gives.
+#![allow(clippy::reversed_empty_ranges)] // `2..0;-1` walks backward
 
 use fornax::{DType, Device, Error, Tensor, s};
 
