@@ -82,8 +82,9 @@ fn cut() {
     }
     let roots: Vec<Tensor> =
         nodes.into_iter().filter(|n| !consumed.contains(&Arc::as_ptr(n))).map(|node| Tensor { node, out: 0 }).collect();
-    if let Err(e) = flush::flush(&roots) {
-        roots.iter().for_each(|t| keep_error(t, Err(e.clone())));
+    if flush::flush(&roots).is_err() {
+        // One by one, so that an error stays with the nodes that it concerns.
+        roots.iter().for_each(|t| keep_error(t, flush::flush(std::slice::from_ref(t))));
     }
     drop(roots);
     let mut w = WINDOW.lock().unwrap_or_else(|e| e.into_inner());

@@ -83,11 +83,13 @@ mod alone {
     #[ignore = "runs in a process of its own"]
     fn absurd_sizes_are_errors_and_leave_the_graph_usable() {
         let small = Tensor::ones(4, CPU) + 1.0;
+        let other = Tensor::ones(3, CPU) * 2.0;
         let column = Tensor::zeros([1 << 20, 1], CPU);
         let big = column.matmul(&(column.t() + small.sum(())));
         for _ in 0..2 {
             assert!(matches!(big.eval(), Err(Error::OutOfMemory { .. })), "{:?}", big.eval());
         }
+        assert_eq!(other.to_vec::<f32>().unwrap(), [2.0; 3]);
         assert_eq!(small.to_vec::<f32>().unwrap(), [2.0; 4]);
         assert_eq!((&small * 2.0).sum(()).item::<f32>().unwrap(), 16.0);
         assert!(Tensor::try_zeros([usize::MAX, 2], CPU).is_err());

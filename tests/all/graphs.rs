@@ -1,6 +1,7 @@
 //! The graph itself: depth, width, memory, errors, threads.
 
-use fornax::{Device, Error, Tensor, grad, stats};
+use crate::harness::gpu;
+use fornax::{DType, Device, Error, Tensor, grad, stats};
 use std::time::Instant;
 
 const CPU: Device = Device::cpu();
@@ -184,4 +185,29 @@ fn products_of_nothing() {
     assert_eq!(y.to_vec::<f32>().unwrap(), [1.0; 6]);
     let empty = Tensor::ones([0, 2], CPU) * 2.0;
     assert_eq!(Tensor::cat(&[&empty, &Tensor::ones([1, 2], CPU)], 0).to_vec::<f32>().unwrap(), [1.0; 2]);
+}
+
+#[test]
+fn tensors_travel_between_devices() {
+    let Some(device) = gpu() else { return };
+    for dtype in [DType::Bool, DType::U8, DType::I32, DType::U32, DType::F16, DType::BF16, DType::F32] {
+        for n in [0, 1, 5, 1031] {
+            let x = Tensor::arange(0, n, 1, (DType::F32, CPU)).clamp(0, 200).cast(dtype);
+            let there = x.to(device);
+            assert_eq!((there.device(), there.dtype()), (device, dtype));
+            let want = x.to_vec::<f32>().unwrap();
+            assert_eq!(there.to_vec::<f32>().unwrap(), want, "{dtype} {n}");
+            assert_eq!(there.to(CPU).to_vec::<f32>().unwrap(), want, "{dtype} {n}");
+        }
+    }
+    assert!(Tensor::ones(3, (DType::F64, CPU)).try_to(device).is_err());
+    // Views travel as what they show, and gradients travel back.
+    let x = Tensor::arange(0, 12, 1, CPU).reshape([3, 4]).requires_grad();
+    let y = x.t().slice(0, 1, 3, 1).to(device);
+    assert_eq!(y.to_vec::<f32>().unwrap(), [1.0, 5.0, 9.0, 2.0, 6.0, 10.0]);
+    let g = (&y * &y).sum(()).to(CPU).backward().unwrap();
+    let g = g.get(&x).unwrap();
+    assert_eq!(g.device(), CPU);
+    assert_eq!(g.to_vec::<f32>().unwrap(), [0., 2., 4., 0., 0., 10., 12., 0., 0., 18., 20., 0.]);
+    assert!(x.try_add(&y.t()).is_err(), "two devices in one op");
 }

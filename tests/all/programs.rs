@@ -19,7 +19,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..24)
 }
 
-const OPS: u8 = 28;
+const OPS: u8 = 34;
 
 /// One step: a tensor of the same shape [n, m], its values of moderate size.
 fn apply(op: u8, x: &Tensor, y: &Tensor, ids: &Tensor) -> Result<Tensor> {
@@ -45,7 +45,7 @@ fn apply(op: u8, x: &Tensor, y: &Tensor, ids: &Tensor) -> Result<Tensor> {
         17 => x.try_cast(DType::F16)?.try_add(y.try_cast(DType::F16)?)?.try_cast(DType::F32)?.try_tanh(),
         18 => x.try_cast(DType::I32)?.try_add(1)?.try_cast(x.dtype())?.try_mul(0.25),
         19 => x.try_matmul(&y.try_t()?)?.try_mul(0.05)?.try_tanh()?.try_matmul(y)?.try_mul(0.05),
-        20 => x.try_sub(x.try_max_keepdim(1)?)?.try_exp(),
+        20 => x.try_softmax(1)?.try_mul(3.0),
         21 => x.try_cumsum(1)?.try_mul(0.1),
         22 => x.try_index_select(0, ids)?.try_add(y)?.try_mul(0.5),
         23 => x.try_index_set(s![0], &y.try_select(0, -1)?),
@@ -53,8 +53,14 @@ fn apply(op: u8, x: &Tensor, y: &Tensor, ids: &Tensor) -> Result<Tensor> {
             let h = n / 2;
             Tensor::try_cat(&[&x.try_narrow(0, h, n - h)?, &y.try_narrow(0, 0, h)?], 0)
         }
-        25 => x.try_div(x.try_square()?.try_mean_keepdim(1)?.try_add(0.1)?.try_sqrt()?),
+        25 => x.try_layer_norm(m, None, None, 1e-3),
         26 => x.try_square()?.try_add(1.0)?.try_sqrt()?.try_log(),
+        27 => Ok(x.try_sort(1, false)?.0),
+        28 => x.try_windows(0, n.min(2), 1, 1)?.try_sum([0, 1])?.try_mul(0.1)?.try_add(y)?.try_tanh(),
+        29 => y.try_index_add(0, ids, &x.try_mul(0.5)?)?.try_tanh(),
+        30 => x.try_slice(0, 0, isize::MAX, 2)?.try_square()?.try_sum(0)?.try_mul(0.1)?.try_sub(y),
+        31 => x.try_pad(&[(1, 0), (0, 0)], fornax::PadMode::Constant(0.5))?.try_narrow(0, 0, n),
+        32 => x.try_logsumexp(1)?.try_unsqueeze(1)?.try_expand([n, m])?.try_mul(0.3)?.try_add(x)?.try_mul(0.5),
         _ => x.try_select(1, 0)?.try_unsqueeze(1)?.try_mul(y)?.try_gelu(),
     }
 }
@@ -111,7 +117,9 @@ fn bits(v: &[Vec<f32>]) -> Vec<Vec<u32>> {
     v.iter().map(|v| v.iter().map(|x| if x.is_nan() { 0x7fc0_0000 } else { x.to_bits() }).collect()).collect()
 }
 
+/// `PROPTEST_CASES` asks for more.
 fn config(cases: u32) -> ProptestConfig {
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|v| v.parse().ok()).unwrap_or(cases);
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }
 
