@@ -289,7 +289,9 @@ impl Claim {
             }
         }
         for l in &mut self.leaves {
-            l.donated = l.values.iter().flatten().all(|v| memory[&Arc::as_ptr(v)] == (0, true) && v.is_writable());
+            // Not a part of larger memory: what takes the buffer over lies at its start.
+            let whole = l.offsets.iter().all(|&o| o == 0);
+            l.donated = whole && l.values.iter().flatten().all(|v| memory[&Arc::as_ptr(v)] == (0, true) && v.is_writable());
         }
     }
 

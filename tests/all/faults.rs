@@ -5,6 +5,7 @@ use crate::harness::isolated;
 #[test]
 fn indices_out_of_range() {
     isolated("faults::alone::indices_out_of_range_are_errors_when_read");
+    isolated("ops_fused::a_class_out_of_range_is_an_error");
 }
 
 #[test]
@@ -57,6 +58,7 @@ mod alone {
             ] {
                 assert!(matches!(y.to_vec::<f32>(), Err(Error::Index { .. })), "{device}: {y:?}");
             }
+            assert!(matches!(ids(vec![-1]).bincount(0), Err(Error::Index { .. })));
             assert_eq!(x.index(s![&ids(vec![-3])]).to_vec::<f32>().unwrap(), [1.0]);
         }
     }

@@ -211,3 +211,14 @@ fn tensors_travel_between_devices() {
     assert_eq!(g.to_vec::<f32>().unwrap(), [0., 2., 4., 0., 0., 10., 12., 0., 0., 18., 20., 0.]);
     assert!(x.try_add(&y.t()).is_err(), "two devices in one op");
 }
+
+#[test]
+fn a_part_of_larger_memory_is_not_overwritten_in_place() {
+    let base = Tensor::arange(0, 24, 1, CPU).reshape([4, 6]);
+    base.eval().unwrap();
+    let part = base.narrow(0, 1, 3);
+    part.eval().unwrap();
+    drop(base);
+    let y = part + 100.0;
+    assert_eq!(y.to_vec::<f32>().unwrap(), (6..24).map(|i| i as f32 + 100.0).collect::<Vec<_>>());
+}
