@@ -1,6 +1,6 @@
 //! Concatenation along an axis.
 
-use super::movement::{Lines, each, moved, par_copy, par_rows, reads, writes};
+use super::movement::{Lines, each, moved_in_runs, par_copy, par_rows, reads, words, writes};
 use crate::backend::cpu::CpuCtx;
 use crate::codegen::dispatch::{GpuKernel, Param, Slot};
 use crate::graph::{GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record};
@@ -82,14 +82,14 @@ impl Op for Cat {
     }
 
     fn gpu(&self, ctx: &GpuCtx) -> Result<GpuKernel> {
-        let out = Lines::new(&ctx.outputs[0].layout.shape, self.axis);
+        let (out, dtype) = (Lines::new(&ctx.outputs[0].layout.shape, self.axis), ctx.outputs[0].dtype);
         let mut kernel = GpuKernel::default();
         let filled: Vec<usize> = (0..ctx.inputs.len()).filter(|&i| ctx.numel(i) > 0).collect();
         let mut start = 0;
         for parts in filled.chunks(PARTS) {
-            let lens: Vec<usize> = parts.iter().map(|&i| ctx.shape(i)[self.axis] * out.inner).collect();
+            let lens: Vec<usize> = parts.iter().map(|&i| words(ctx.shape(i)[self.axis] * out.inner, dtype)).collect();
             let span = lens.iter().sum::<usize>();
-            let mut params: Vec<Param> = vec![(out.outer * span).into(), span.into(), (out.n * out.inner).into(), start.into()];
+            let mut params: Vec<Param> = vec![(out.outer * span).into(), span.into(), words(out.n * out.inner, dtype).into(), start.into()];
             params.extend(lens.iter().map(|&l| Param::from(l)));
             let mut bindings = vec![writes(Slot::Output(0))];
             bindings.extend(parts.iter().map(|&i| reads(Slot::Input(i))));
@@ -139,9 +139,9 @@ impl Tensor {
             return Ok((*first).clone());
         }
         let dtype = tensors.iter().fold(first.dtype(), |d, t| d.promote(t.dtype()));
-        let via = tensors.iter().map(|t| moved(t)).fold(moved(first), |a, b| a.promote(b));
-        // Where words suffice for all, they do for the promoted dtype.
-        let via = if first.device().is_gpu() && dtype.gpu_size() < 4 { via } else { dtype };
+        let first = first.try_cast(dtype)?;
+        let runs: Vec<usize> = tensors.iter().map(|t| t.dims().get(axis..).map_or(0, |d| d.iter().product())).collect();
+        let via = moved_in_runs(&first, &runs);
         let parts = tensors.iter().map(|t| t.try_cast(dtype)?.try_cast(via)).collect::<Result<Vec<_>>>()?;
         record(Arc::new(Cat { axis }), &parts.iter().collect::<Vec<_>>())?.try_cast(dtype)
     }

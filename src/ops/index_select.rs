@@ -1,6 +1,6 @@
 //! Rows chosen by an index tensor: `index_select` and `embedding`.
 
-use super::movement::{Lines, by_size, each, index_i32, moved, par_rows, reads, writes};
+use super::movement::{Lines, by_size, computed, each, index_i32, moved_in_runs, par_rows, reads, words, writes};
 use super::scatter::{Mode, scatter};
 use crate::backend::cpu::CpuCtx;
 use crate::codegen::dispatch::{GpuKernel, Slot};
@@ -50,10 +50,11 @@ impl Op for IndexSelect {
 
     fn vjp(&self, ctx: &Vjp) -> Result<Vec<Option<Tensor>>> {
         let dy = ctx.cotangent()?;
+        let (dtype, dy) = (dy.dtype(), &dy.try_cast(computed(dy))?);
         let zeros = Tensor::try_zeros(ctx.inputs[0].shape(), (dy.dtype(), dy.device()))?;
         let op =
             super::scatter::Scatter { axis: self.axis, mode: Mode::Add, shared: true, unique: false, start: self.start, total: self.total };
-        Ok(vec![Some(scatter(op, &zeros, &ctx.inputs[1], dy)?), None])
+        Ok(vec![Some(scatter(op, &zeros, &ctx.inputs[1], dy)?.try_cast(dtype)?), None])
     }
 
     fn cpu(&self, ctx: &CpuCtx) -> Result<()> {
@@ -89,16 +90,22 @@ impl Op for IndexSelect {
 
     fn gpu(&self, ctx: &GpuCtx) -> Result<GpuKernel> {
         let l = Lines::new(ctx.shape(0), self.axis);
-        let (count, n) = (ctx.numel(1), ctx.outputs[0].layout.numel());
+        let dtype = ctx.inputs[0].dtype;
+        let (count, n, inner) = (ctx.numel(1), words(ctx.outputs[0].layout.numel(), dtype), words(l.inner, dtype));
         let mut kernel = GpuKernel::default();
         if n > 0 {
-            let params = vec![n.into(), count.into(), l.n.into(), l.inner.into(), self.start.into(), self.total.into()];
+            let params = vec![n.into(), count.into(), l.n.into(), inner.into(), self.start.into(), self.total.into()];
             let bindings = vec![reads(Slot::Input(0)), reads(Slot::Input(1)), writes(Slot::Output(0)), writes(Slot::Fault)];
-            kernel.steps.push(each("index_select", include_str!("../../shaders/index_select.wgsl"), n, bindings, params));
+            // A part of a table is bound from its first row up to the limit of a binding: the label says so.
+            let label = if l.n < self.total { PART } else { "index_select" };
+            kernel.steps.push(each(label, include_str!("../../shaders/index_select.wgsl"), n, bindings, params));
         }
         Ok(kernel)
     }
 }
+
+/// The label of a selection from a part of a table, which stays within the largest binding although the table does not.
+pub(crate) const PART: &str = "part: index_select";
 
 /// The bytes that a kernel on this device can bind at once.
 fn binding_limit(device: Device) -> usize {
@@ -112,8 +119,8 @@ fn binding_limit(device: Device) -> usize {
 /// A selection from a table that is too large for one binding: each part gives the rows that it has and 0 for the others.
 fn select_from_parts(x: &Tensor, index: &Tensor, limit: usize) -> Result<Tensor> {
     let total = x.dims()[0];
-    // A multiple of 64 rows starts at an offset that a binding can have.
-    let rows = (limit / (x.numel() / total * 4) / 64 * 64).max(64);
+    // A multiple of 256 rows starts at an offset that a binding can have.
+    let rows = (limit / (x.numel() / total * x.dtype().gpu_size()) / 256 * 256).max(256);
     let mut sum: Option<Tensor> = None;
     for start in (0..total).step_by(rows) {
         let part = x.try_narrow(0, start, rows.min(total - start))?;
@@ -143,10 +150,10 @@ impl Tensor {
         let axis = shape::axis("index_select", axis, self.rank())?;
         let index = index_i32("index_select", index)?;
         let index = if index.rank() == 0 { index.try_reshape(1)? } else { index };
-        let via = if self.device().is_gpu() && self.dtype() == DType::Bool { DType::Bool } else { moved(self) };
-        let x = self.try_cast(via)?;
+        let x = self.try_cast(moved_in_runs(self, &[Lines::new(self.dims(), axis).inner]))?;
         let limit = binding_limit(self.device());
-        let y = if axis == 0 && via != DType::Bool && x.numel().saturating_mul(4) > limit && x.dims()[0] > 64 {
+        let bytes = x.numel().saturating_mul(x.dtype().gpu_size());
+        let y = if axis == 0 && bytes > limit && x.dims()[0] > 256 && x.dtype() != DType::Bool {
             select_from_parts(&x, &index, limit)?
         } else {
             record(Arc::new(IndexSelect { axis, start: 0, total: self.dims()[axis] }), &[&x, &index])?

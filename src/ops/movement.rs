@@ -115,6 +115,17 @@ pub(crate) fn moved(t: &Tensor) -> DType {
     }
 }
 
+/// The same for an op that moves whole runs of elements: where all runs are whole words (`runs` gives their lengths), every dtype travels
+/// as itself.
+pub(crate) fn moved_in_runs(t: &Tensor, runs: &[usize]) -> DType {
+    if runs.iter().all(|n| n * t.dtype().gpu_size() % 4 == 0) { t.dtype() } else { moved(t) }
+}
+
+/// Elements of a GPU tensor as words.
+pub(crate) fn words(n: usize, dtype: DType) -> usize {
+    n * dtype.gpu_size() / 4
+}
+
 /// The dtype in which arithmetic kernels take it: f32 for f16 and bf16, and on the GPU u32 for u8.
 pub(crate) fn computed(t: &Tensor) -> DType {
     match t.dtype() {

@@ -1,12 +1,12 @@
 //! A tensor with a block of it replaced.
 
 use super::movement::{Shared, by_size};
-use super::movement::{copy_input, each, moved, output_from_input, par_each, reads, writes};
+use super::movement::{copy_input, each, moved, moved_in_runs, output_from_input, par_each, reads, words, writes};
 use crate::backend::cpu::CpuCtx;
 use crate::codegen::dispatch::{GpuKernel, Param, Slot};
 use crate::graph::{GpuCtx, Meta, Op, Outputs, Saves, Vjp, record};
 use crate::layout::row_major;
-use crate::{DType, Error, Result, Scalar, Tensor, shape};
+use crate::{DType, Error, Result, Scalar, Shape, Tensor, shape};
 use smallvec::{SmallVec, smallvec};
 use std::ops::Range;
 use std::sync::Arc;
@@ -111,17 +111,23 @@ impl Op for SliceAssign {
     }
 
     fn gpu(&self, ctx: &GpuCtx) -> Result<GpuKernel> {
-        let (size, block) = (ctx.shape(0), ctx.shape(1));
+        // Small elements come in rows that are whole words: see `assign`.
+        let dtype = ctx.inputs[0].dtype;
+        let in_words = |shape: &[usize]| -> Shape {
+            let last = shape.len().wrapping_sub(1);
+            shape.iter().enumerate().map(|(k, &n)| if k == last { words(n, dtype) } else { n }).collect()
+        };
+        let (size, block) = (in_words(ctx.shape(0)), in_words(ctx.shape(1)));
         let mut kernel = GpuKernel::default();
         if ctx.numel(0) == 0 {
             return Ok(kernel);
         }
-        kernel.steps.push(copy_input(ctx.numel(0)));
-        let n = ctx.numel(1);
+        kernel.steps.push(copy_input(size.numel()));
+        let n = block.numel();
         if n == 0 {
             return Ok(kernel);
         }
-        let strides = row_major(size);
+        let strides = row_major(&size);
         let mut params: Vec<Param> = vec![n.into(), 0u32.into(), 0u32.into(), 0u32.into()];
         for k in 0..size.len() {
             params.extend([block[k].into(), (strides[k] as u32).into(), Param::Scalar { index: k, dtype: DType::U32 }, 0u32.into()]);
@@ -139,7 +145,11 @@ impl Op for SliceAssign {
 /// Records the assignment at any starts, through the dtype that the device can move.
 fn assign(x: &Tensor, starts: SmallVec<[Scalar; 6]>, value: &Tensor) -> Result<Tensor> {
     let dtype = x.dtype();
-    let via = moved(x);
+    // Whole rows of whole words move as they are: a cache of f16 is written in place.
+    let via = match (x.dims().last(), value.dims().last()) {
+        (Some(&a), Some(&b)) if a == b => moved_in_runs(x, &[a]),
+        _ => moved(x),
+    };
     let value = value.try_cast(dtype)?.try_cast(via)?;
     record(Arc::new(SliceAssign { starts }), &[&x.try_cast(via)?, &value])?.try_cast(dtype)
 }

@@ -1,7 +1,7 @@
 //! Long sorts and scans; ops whose shape depends on values; random draws.
 
 use crate::harness::gpu;
-use fornax::{Device, Result, Tensor};
+use fornax::{DType, Device, Result, Tensor};
 
 fn devices() -> impl Iterator<Item = Device> {
     [Some(Device::cpu()), gpu()].into_iter().flatten()
@@ -80,5 +80,45 @@ fn draws_are_the_same_everywhere() -> Result<()> {
         seen.push((p, drawn));
     }
     assert!(seen.windows(2).all(|w| w[0].0 == w[1].0));
+    Ok(())
+}
+
+#[test]
+fn small_elements_move_as_they_are() -> Result<()> {
+    for device in devices() {
+        for dtype in [DType::F16, DType::BF16, DType::U8, DType::Bool, DType::F32] {
+            // Rows of whole words, and rows that are not.
+            for n in [4, 8, 3] {
+                let host: Vec<f32> = (0..6 * n).map(|i| if dtype == DType::Bool { i % 3 % 2 } else { i } as f32).collect();
+                let row = |r: usize| host[r * n..(r + 1) * n].to_vec();
+                let x = Tensor::from_vec(host.clone(), [6, n], device)?.try_cast(dtype)?;
+                let index = Tensor::from_vec(vec![5, 0, 5], 3, device)?;
+                assert_eq!(x.index_select(0, &index).to_vec::<f32>()?, [row(5), row(0), row(5)].concat(), "{device} {dtype} {n}");
+                let (a, b) = (x.try_narrow(0, 0, 1)?, x.try_narrow(0, 3, 3)?);
+                assert_eq!(Tensor::cat(&[&b, &a], 0).to_vec::<f32>()?, [row(3), row(4), row(5), row(0)].concat(), "{device} {dtype} {n}");
+                let wide = Tensor::cat(&[&b, &b], 1).try_narrow(0, 1, 1)?;
+                assert_eq!(wide.to_vec::<f32>()?, [row(4), row(4)].concat(), "{device} {dtype} {n}");
+                let y = x.slice_assign_at(0, 2, &b);
+                assert_eq!(y.to_vec::<f32>()?, [row(0), row(1), row(3), row(4), row(5), row(5)].concat(), "{device} {dtype} {n}");
+            }
+        }
+        let x = Tensor::ones([3, 4], device).try_cast(DType::F16)?.requires_grad();
+        let index = Tensor::from_vec(vec![2, 2, 0], 3, device)?;
+        let grads = x.index_select(0, &index).sum(()).backward()?;
+        let g = grads.get(&x).expect("a gradient");
+        assert_eq!(g.to_vec::<f32>()?, [1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 2.0, 2.0, 2.0, 2.0]);
+    }
+    Ok(())
+}
+
+/// GPT-2's table of embeddings is larger than what some adapters bind at once.
+#[test]
+fn a_table_past_the_largest_binding() -> Result<()> {
+    let Some(device) = gpu() else { return Ok(()) };
+    let (n, d) = (40_000, 900);
+    let table = Tensor::from_vec((0..n * d).map(|i| (i / d) as f32).collect(), [n, d], device)?;
+    let ids = Tensor::from_vec(vec![0, 39_999, 36_000, 1, 37_283, 37_282, 37_376], 7, device)?;
+    let y = table.embedding(&ids).to_vec::<f32>()?;
+    assert!(y.iter().enumerate().all(|(i, v)| *v == [0.0, 39_999.0, 36_000.0, 1.0, 37_283.0, 37_282.0, 37_376.0][i / d]));
     Ok(())
 }

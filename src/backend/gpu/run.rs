@@ -60,8 +60,8 @@ pub(super) struct BindGroups {
 
 type GroupKey = (u32, SmallVec<[(u64, u64, u64); 8]>);
 
-/// What the labels of generated kernels begin with: they know of the largest binding and stay within it.
-const SPLITS: [&str; 2] = ["fused", "reduce"];
+/// What the labels of generated kernels (and of those that read a part of a table) begin with: they know of the largest binding and stay within it.
+const SPLITS: [&str; 3] = ["fused", "reduce", "part"];
 
 const GENERATION: usize = 4096;
 
