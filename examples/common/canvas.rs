@@ -105,12 +105,12 @@ impl Canvas {
         let right = points().map(|p| p.0).fold(1e-6, f32::max);
         let top = points().map(|p| p.1).fold(1e-6, f32::max);
         self.text(x, y - 18, 2, title, INK);
-        for i in 0..=4 {
-            let v = y + height - i * height / 4;
+        for i in 0..=5 {
+            let v = y + height - i * height / 5;
             self.fill(x, v, width, 1, GRID);
-            self.text(x - 36, v - 5, 2, &format!("{:.2}", top * i as f32 / 4.0), INK);
-            let u = x + i * width / 4;
-            self.text(u - 6, y + height + 8, 2, &format!("{:.0}", right * i as f32 / 4.0), INK);
+            self.text(x - 36, v - 5, 2, &format!("{:.2}", top * i as f32 / 5.0), INK);
+            let u = x + i * width / 5;
+            self.text(u - 6, y + height + 8, 2, &format!("{:.0}", right * i as f32 / 5.0), INK);
         }
         for (points, thick, colour) in curves {
             let place = |p: &(f32, f32)| (x as f32 + p.0 / right * width as f32, (y + height) as f32 - p.1 / top * height as f32);
