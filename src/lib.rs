@@ -39,3 +39,8 @@ pub use rng::manual_seed;
 pub use shape::Shape;
 pub use stats::{Stats, reset_peak, stats, trim};
 pub use tensor::{Axes, Index, Operand, Options, Span, eval};
+
+/// The README's programs are compiled with the doc tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
