@@ -11,57 +11,69 @@ use crate::backend::cpu::simd::multiversion;
 /// Runs from this length on are parts of their own.
 const RUN: usize = 16;
 
-/// What is summed of a channel: a pair, and how many elements it is of.
+/// Two sums of a run or a column.
 type Pair<T> = (T, T);
 
-/// Elements a part, in rows of the outer axis, for short runs.
+/// Elements a part, in rows of the outer axis, for short runs: enough to do, and not many parts.
 fn block_rows(c: &Channels) -> usize {
-    ((16 << 10) / (c.channels * c.inner)).max(1)
+    ((16 << 10) / (c.channels * c.inner)).max(c.outer.div_ceil(64)).max(1)
 }
 
-/// Pairs for each channel: `runs` gives the pair of a run (first element, channel), `columns` fills the pairs of a block (first row, rows);
-/// `merge` adds a part of so many elements to a total of so many.
+/// Adds a part of `m` elements a column to totals of `n`: first sums, second sums.
+type Merge<T> = fn(&mut [T], &mut [T], usize, &[T], &[T], usize);
+
+/// The two sums for each channel: `run` gives those of a run (first element, channel), `columns` fills those of a block (first row, rows).
 fn by_channel<T: Real>(
     c: Channels,
-    runs: impl Fn(usize, usize) -> Pair<T> + Sync + Send,
-    columns: impl Fn(usize, usize, &mut [Pair<T>]) + Sync + Send,
-    merge: impl Fn(&mut Pair<T>, usize, Pair<T>, usize),
-) -> Vec<Pair<T>> {
-    let zero = (T::ZERO, T::ZERO);
-    let mut total = vec![zero; c.channels];
-    let mut counts = vec![0; c.channels];
-    let mut add = |channel: usize, part: Pair<T>, n: usize| {
-        merge(&mut total[channel], counts[channel], part, n);
-        counts[channel] += n;
+    run: impl Fn(usize, usize) -> Pair<T> + Sync + Send,
+    columns: impl Fn(usize, usize, &mut [T], &mut [T]) + Sync + Send,
+    merge: Merge<T>,
+) -> (Vec<T>, Vec<T>) {
+    let long = c.inner >= RUN;
+    // Parts have as many columns as there are channels (long runs) or channels × inner elements.
+    let (width, rows) = if long { (c.channels, 1) } else { (c.channels * c.inner, block_rows(&c)) };
+    let count = c.outer.div_ceil(rows);
+    let mut parts = vec![T::ZERO; count * width * 2];
+    let shared = Shared::new(&mut parts);
+    // SAFETY: each part, and each column of it, is one task's.
+    let part = |p: usize, column: usize, n: usize| unsafe {
+        (shared.range(2 * p * width + column, n), shared.range((2 * p + 1) * width + column, n))
     };
-    if c.inner >= RUN {
-        let all = c.outer * c.channels;
-        let mut parts = vec![zero; all];
-        let shared = Shared::new(&mut parts);
+    if long {
         let group = ((16 << 10) / c.inner).max(1);
+        let all = c.outer * c.channels;
         for_tasks(all.div_ceil(group), c.numel(), |t| {
-            let first = t * group;
-            // SAFETY: each part is one task's.
-            let parts = unsafe { shared.range(first, group.min(all - first)) };
-            parts.iter_mut().enumerate().for_each(|(i, p)| *p = runs((first + i) * c.inner, (first + i) % c.channels));
+            for i in t * group..all.min((t + 1) * group) {
+                let (a, b) = part(i / c.channels, i % c.channels, 1);
+                (a[0], b[0]) = run(i * c.inner, i % c.channels);
+            }
         });
-        parts.iter().enumerate().for_each(|(i, &p)| add(i % c.channels, p, c.inner));
     } else {
-        let (width, group) = (c.channels * c.inner, block_rows(&c));
-        let blocks = c.outer.div_ceil(group);
-        let mut parts = vec![zero; blocks * width];
-        let shared = Shared::new(&mut parts);
-        for_tasks(blocks, c.numel(), |t| {
-            // SAFETY: each block is one task's.
-            let parts = unsafe { shared.range(t * width, width) };
-            columns(t * group, group.min(c.outer - t * group), parts);
+        for_tasks(count, c.numel(), |t| {
+            let (a, b) = part(t, 0, width);
+            columns(t * rows, rows.min(c.outer - t * rows), a, b);
         });
-        for (t, block) in parts.chunks_exact(width).enumerate() {
-            let n = group.min(c.outer - t * group);
-            block.iter().enumerate().for_each(|(i, &p)| add(i / c.inner, p, n));
-        }
     }
-    total
+    let (mut first, mut second) = (vec![T::ZERO; width], vec![T::ZERO; width]);
+    let mut n = 0;
+    for (p, part) in parts.chunks_exact(2 * width).enumerate() {
+        let m = if long { c.inner } else { rows.min(c.outer - p * rows) };
+        let (a, b) = part.split_at(width);
+        merge(&mut first, &mut second, n, a, b, m);
+        n += m;
+    }
+    if !long && c.inner > 1 {
+        // The columns of a channel.
+        let (mut a, mut b) = (vec![T::ZERO; c.channels], vec![T::ZERO; c.channels]);
+        for i in 0..c.channels {
+            for s in 0..c.inner {
+                let (from, to) = (i * c.inner + s..i * c.inner + s + 1, i..i + 1);
+                merge(&mut a[to.clone()], &mut b[to], s * n, &first[from.clone()], &second[from], n);
+            }
+        }
+        return (a, b);
+    }
+    (first, second)
 }
 
 multiversion! {
@@ -74,25 +86,37 @@ multiversion! {
 
 multiversion! {
     /// The same of each column of a block.
-    fn column_stats[T: Real](x: &[T], width: usize, out: &mut [Pair<T>]) {
+    fn column_stats[T: Real](x: &[T], means: &mut [T], squares: &mut [T]) {
+        let width = means.len();
         let scale = T::ONE / T::of((x.len() / width) as f64);
-        out.fill((T::ZERO, T::ZERO));
+        means.fill(T::ZERO);
+        squares.fill(T::ZERO);
         for row in x.chunks_exact(width) {
-            out.iter_mut().zip(row).for_each(|(p, &v)| p.0 += v);
+            means.iter_mut().zip(row).for_each(|(m, &v)| *m += v);
         }
-        out.iter_mut().for_each(|p| p.0 *= scale);
+        means.iter_mut().for_each(|m| *m *= scale);
         for row in x.chunks_exact(width) {
-            out.iter_mut().zip(row).for_each(|(p, &v)| p.1 += (v - p.0) * (v - p.0));
+            squares.iter_mut().zip(means.iter()).zip(row).for_each(|((s, &m), &v)| *s += (v - m) * (v - m));
         }
     }
 }
 
-/// Merges mean and squared deviations of two parts (Chan, Golub, LeVeque, 1983).
-fn merge_stats<T: Real>(a: &mut Pair<T>, n: usize, b: Pair<T>, m: usize) {
-    let (n, m) = (T::of(n as f64), T::of(m as f64));
-    let d = b.0 - a.0;
-    a.0 += d * (m / (n + m));
-    a.1 += b.1 + d * d * (n * m / (n + m));
+multiversion! {
+    /// Merges means and squared deviations (Chan, Golub, LeVeque, 1983).
+    fn merge_stats[T: Real](means: &mut [T], squares: &mut [T], n: usize, part_means: &[T], part_squares: &[T], m: usize) {
+        let (part, cross) = (m as f64 / (n + m) as f64, n as f64 * m as f64 / (n + m) as f64);
+        let (part, cross) = (T::of(part), T::of(cross));
+        for (((a, s), &b), &t) in means.iter_mut().zip(squares).zip(part_means).zip(part_squares) {
+            let d = b - *a;
+            *a += d * part;
+            *s += t + d * d * cross;
+        }
+    }
+}
+
+fn merge_sums<T: Real>(a: &mut [T], b: &mut [T], _n: usize, part_a: &[T], part_b: &[T], _m: usize) {
+    a.iter_mut().zip(part_a).for_each(|(a, &p)| *a += p);
+    b.iter_mut().zip(part_b).for_each(|(b, &p)| *b += p);
 }
 
 multiversion! {
@@ -116,13 +140,14 @@ multiversion! {
 
 multiversion! {
     /// The same of each column of a block; `mean` is spread over the columns.
-    fn column_sums[T: Real](dy: &[T], x: &[T], mean: &[T], out: &mut [Pair<T>]) {
+    fn column_sums[T: Real](dy: &[T], x: &[T], mean: &[T], a: &mut [T], b: &mut [T]) {
         let width = mean.len();
-        out.fill((T::ZERO, T::ZERO));
+        a.fill(T::ZERO);
+        b.fill(T::ZERO);
         for (dy, x) in dy.chunks_exact(width).zip(x.chunks_exact(width)) {
-            for (((p, &d), &v), &m) in out.iter_mut().zip(dy).zip(x).zip(mean) {
-                p.0 += d;
-                p.1 += d * (v - m);
+            for ((((a, b), &d), &v), &m) in a.iter_mut().zip(b.iter_mut()).zip(dy).zip(x).zip(mean) {
+                *a += d;
+                *b += d * (v - m);
             }
         }
     }
@@ -184,10 +209,10 @@ impl BatchNorm {
         }
         let x = ctx.input::<T>(0);
         let width = c.channels * c.inner;
-        let stats = by_channel(
+        let (means, squares) = by_channel(
             c,
             |at, _| run_stats(&x[at..at + c.inner]),
-            |row, rows, out: &mut [Pair<T>]| column_stats(&x[row * width..(row + rows) * width], width, out),
+            |row, rows, a: &mut [T], b: &mut [T]| column_stats(&x[row * width..(row + rows) * width], a, b),
             merge_stats,
         );
         let (mean, var) = (ctx.output::<T>(1), ctx.output::<T>(2));
@@ -200,8 +225,8 @@ impl BatchNorm {
             b.copy_from_slice(ctx.input(1 + self.weight as usize));
         }
         for i in 0..c.channels {
-            mean[i] = stats[i].0;
-            var[i] = stats[i].1 / T::of(c.count() as f64);
+            mean[i] = means[i];
+            var[i] = squares[i] / T::of(c.count() as f64);
             a[i] *= T::ONE / (var[i] + eps).sqrt();
         }
         let y = &Shared::new(ctx.output::<T>(0));
@@ -225,17 +250,14 @@ impl BatchNormBackward {
         let (dy, x, mean, var) = (ctx.input::<T>(0), ctx.input::<T>(1), ctx.input::<T>(2), ctx.input::<T>(3));
         let width = c.channels * c.inner;
         let means = if c.inner < RUN { spread(mean, c.inner) } else { Vec::new() };
-        let sums = by_channel(
+        let (total, dots) = by_channel(
             c,
             |at, i| run_sums(&dy[at..at + c.inner], &x[at..at + c.inner], mean[i]),
-            |row, rows, out: &mut [Pair<T>]| {
+            |row, rows, a: &mut [T], b: &mut [T]| {
                 let range = row * width..(row + rows) * width;
-                column_sums(&dy[range.clone()], &x[range], &means, out)
+                column_sums(&dy[range.clone()], &x[range], &means, a, b)
             },
-            |a, _, b, _| {
-                a.0 += b.0;
-                a.1 += b.1;
-            },
+            merge_sums,
         );
         let eps = T::of(ctx.scalars[0].as_f64());
         let rstd: Vec<T> = var.iter().map(|&v| T::ONE / (v + eps).sqrt()).collect();
@@ -247,7 +269,7 @@ impl BatchNormBackward {
             let f: Vec<[T; 4]> = (0..c.channels)
                 .map(|i| {
                     let w = if self.weight { ctx.input::<T>(4)[i] } else { T::ONE };
-                    [mean[i], w * rstd[i], sums[i].0 * n, sums[i].1 * rstd[i] * rstd[i] * n]
+                    [mean[i], w * rstd[i], total[i] * n, dots[i] * rstd[i] * rstd[i] * n]
                 })
                 .collect();
             let spread_f = if c.inner < RUN { spread(&f, c.inner) } else { Vec::new() };
@@ -264,11 +286,11 @@ impl BatchNormBackward {
         if self.dw {
             let dw = ctx.output::<T>(out);
             out += 1;
-            (0..c.channels).for_each(|i| dw[i] = sums[i].1 * rstd[i]);
+            (0..c.channels).for_each(|i| dw[i] = dots[i] * rstd[i]);
         }
         if self.db {
             let db = ctx.output::<T>(out);
-            (0..c.channels).for_each(|i| db[i] = sums[i].0);
+            (0..c.channels).for_each(|i| db[i] = total[i]);
         }
     }
 }

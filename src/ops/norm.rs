@@ -1,7 +1,7 @@
 //! Layer, RMS and group norm: one fused kernel over rows, and its fused backward. (Batch norm is in `batch_norm`.)
 
 use super::batch_norm::{Channels, channel_kernels};
-use super::rows::{Real, Shared, bind, for_tasks, gpu_lanes, like, sum_of, to_compute, variant};
+use super::rows::{LANES, Real, Shared, bind, for_tasks, gpu_lanes, like, sum_of, to_compute, tree, variant};
 use crate::autograd::vjp_by_decomposition;
 use crate::backend::cpu::CpuCtx;
 use crate::backend::cpu::simd::multiversion;
@@ -399,7 +399,7 @@ multiversion! {
             let w = &weight[at..at + norm.channels];
             let (mut g, mut gx) = (T::ZERO, T::ZERO);
             if inner == 1 {
-                (g, gx) = sums(dy, x, mean, rstd, |k| w[k]);
+                (g, gx) = sums(dy, x, Some(w), mean, rstd);
                 if !dw.is_empty() {
                     let (dw, db) = (&mut dw[at..at + n], &mut db[at..at + n]);
                     for (((dw, db), &d), &v) in dw.iter_mut().zip(db).zip(dy).zip(x) {
@@ -409,7 +409,7 @@ multiversion! {
                 }
             } else {
                 for (c, (dy, x)) in dy.chunks_exact(inner).zip(x.chunks_exact(inner)).enumerate() {
-                    let (a, b) = sums(dy, x, mean, rstd, |_| T::ONE);
+                    let (a, b) = sums(dy, x, None, mean, rstd);
                     g += a * w[c];
                     gx += b * w[c];
                     if !dw.is_empty() {
@@ -437,28 +437,31 @@ multiversion! {
     }
 }
 
-/// Σ g and Σ g·x̂ with g = dy·w.
+/// Σ g and Σ g·x̂ with g = dy·w; without weights g = dy.
 #[inline(always)]
-fn sums<T: Real>(dy: &[T], x: &[T], mean: T, rstd: T, w: impl Fn(usize) -> T) -> (T, T) {
-    const L: usize = super::rows::LANES;
-    let (mut a, mut b) = ([T::ZERO; L], [T::ZERO; L]);
-    let whole = dy.len() / L * L;
-    let mut at = 0;
-    while at < whole {
-        let (dy, x) = (&dy[at..at + L], &x[at..at + L]);
-        for i in 0..L {
-            let g = dy[i] * w(at + i);
-            a[i] += g;
-            b[i] += g * ((x[i] - mean) * rstd);
+fn sums<T: Real>(dy: &[T], x: &[T], w: Option<&[T]>, mean: T, rstd: T) -> (T, T) {
+    let (mut a, mut b) = ([T::ZERO; LANES], [T::ZERO; LANES]);
+    let ((dyc, dyr), (xc, xr)) = (dy.as_chunks::<LANES>(), x.as_chunks::<LANES>());
+    let mut add = |i: usize, g: T, v: T| {
+        a[i] += g;
+        b[i] += g * ((v - mean) * rstd);
+    };
+    match w {
+        Some(w) => {
+            let (wc, wr) = w.as_chunks::<LANES>();
+            for ((dy, x), w) in dyc.iter().zip(xc).zip(wc) {
+                (0..LANES).for_each(|i| add(i, dy[i] * w[i], x[i]));
+            }
+            dyr.iter().zip(xr).zip(wr).enumerate().for_each(|(i, ((&d, &v), &w))| add(i, d * w, v));
         }
-        at += L;
+        None => {
+            for (dy, x) in dyc.iter().zip(xc) {
+                (0..LANES).for_each(|i| add(i, dy[i], x[i]));
+            }
+            dyr.iter().zip(xr).enumerate().for_each(|(i, (&d, &v))| add(i, d, v));
+        }
     }
-    for i in whole..dy.len() {
-        let g = dy[i] * w(i);
-        a[i - whole] += g;
-        b[i - whole] += g * ((x[i] - mean) * rstd);
-    }
-    (super::rows::tree(a), super::rows::tree(b))
+    (tree(a), tree(b))
 }
 
 impl Op for NormBackward {
