@@ -51,11 +51,15 @@ pub(super) enum Source {
     Leaf(usize, usize),
     /// Allocated at each replay, with this many bytes.
     Fresh(usize),
+    /// On the CPU: from this byte on in the replay's arena.
+    Arena(usize),
 }
 
 #[derive(Default)]
 pub(super) struct Plan {
     pub buffers: Vec<Source>,
+    /// Bytes of the memory that holds all intermediate values of a replay on the CPU.
+    pub arena: usize,
     pub steps: Vec<Step>,
     /// The buffer of an entry's output that outlives the flush.
     pub results: HashMap<(usize, usize), usize>,
@@ -66,6 +70,9 @@ pub(super) struct Plan {
     #[cfg(feature = "wgpu")]
     pub compiled: std::sync::OnceLock<crate::backend::gpu::Compiled>,
 }
+
+/// Values start at cache lines.
+const ARENA_ALIGN: usize = 64;
 
 /// Bytes of a buffer from which on kernels may split their work.
 const WIDE: usize = 64 << 10;
@@ -329,6 +336,7 @@ impl<'a> Planner<'a> {
                     self.holders[buffer] -= 1;
                     if let Source::Fresh(b) = plan.buffers[buffer]
                         && self.holders[buffer] == 0
+                        && self.device.is_gpu()
                     {
                         free.push((b, buffer));
                     }
@@ -344,6 +352,9 @@ impl<'a> Planner<'a> {
                 self.hold(s, plan.buffers.len() - 1);
             }
         }
+        if !self.device.is_gpu() {
+            self.pack(&mut plan);
+        }
         plan.wide = self.slots.iter().any(|s| s.bytes >= WIDE);
         plan.results.values_mut().for_each(|s| *s = self.slots[*s].buffer);
         let map: Vec<usize> = self.slots.iter().map(|s| s.buffer).collect();
@@ -352,6 +363,45 @@ impl<'a> Planner<'a> {
             rename(step, &map);
         }
         Ok(plan)
+    }
+
+    /// Puts the buffers that no result lives in into one arena, the largest first, each at the lowest place that is free while it lives. (On the
+    /// GPU a buffer of its own each, for a buffer bound for reading and for writing in one dispatch is an error there.)
+    fn pack(&self, plan: &mut Plan) {
+        let mut life: Vec<Option<(usize, usize)>> = vec![None; plan.buffers.len()];
+        for (at, step) in self.steps.iter().enumerate() {
+            for &s in step.reads.iter().chain(&step.writes).chain(&step.temps) {
+                let l = life[self.slots[s].buffer].get_or_insert((at, at));
+                l.1 = at;
+            }
+        }
+        for s in self.slots.iter().filter(|s| s.pinned && s.buffer != usize::MAX) {
+            life[s.buffer] = None;
+        }
+        let mut order: Vec<(usize, usize, (usize, usize))> = Vec::new(); // bytes, buffer, life
+        for (b, (source, life)) in plan.buffers.iter().zip(&life).enumerate() {
+            if let (Source::Fresh(bytes), Some(life)) = (source, life) {
+                order.push((bytes.next_multiple_of(ARENA_ALIGN).max(ARENA_ALIGN), b, *life));
+            }
+        }
+        order.sort_by_key(|o| std::cmp::Reverse(o.0));
+        let mut placed: Vec<(usize, usize, (usize, usize))> = Vec::new(); // start, end, life, by start
+        for (bytes, b, life) in order {
+            let mut start = 0;
+            for &(from, to, other) in &placed {
+                let meets = other.0 <= life.1 && life.0 <= other.1;
+                if meets && from >= start + bytes {
+                    break;
+                }
+                if meets {
+                    start = start.max(to);
+                }
+            }
+            let i = placed.partition_point(|p| p.0 <= start);
+            placed.insert(i, (start, start + bytes, life));
+            plan.arena = plan.arena.max(start + bytes);
+            plan.buffers[b] = Source::Arena(start);
+        }
     }
 
     /// Every value that a step reads is a leaf's or was written by an earlier step.

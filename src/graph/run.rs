@@ -44,26 +44,31 @@ fn scalars(claim: &Claim, list: &[ScalarRef]) -> SmallVec<[Scalar; 16]> {
 
 fn run_cpu(plan: &Plan, claim: &Claim) -> Result<Vec<Option<Arc<Storage>>>> {
     let mut values: Vec<Option<Arc<Storage>>> = Vec::with_capacity(plan.buffers.len());
-    let mut allocated = 0;
+    let arena = if plan.arena > 0 { Some(CpuBuffer::new(plan.arena)?) } else { None };
+    let mut allocated = plan.arena as u64;
     for source in &plan.buffers {
-        values.push(Some(match *source {
-            Source::Leaf(leaf, out) => leaf_storage(claim, leaf, out)?.clone(),
+        values.push(match *source {
+            Source::Leaf(leaf, out) => Some(leaf_storage(claim, leaf, out)?.clone()),
             Source::Fresh(bytes) => {
                 allocated += bytes as u64;
-                Arc::new(Storage::Cpu(CpuBuffer::new(bytes)?))
+                Some(Arc::new(Storage::Cpu(CpuBuffer::new(bytes)?)))
             }
-        }));
+            Source::Arena(_) => None,
+        });
     }
     count(&COUNTERS.bytes_allocated, allocated);
     let mut windows: Vec<CpuBuffer> = Vec::with_capacity(values.len());
     for (v, source) in values.iter().zip(&plan.buffers) {
-        let Some(Storage::Cpu(b)) = v.as_deref() else { return Err(missing("a CPU tensor")) };
-        let offset = match *source {
-            Source::Leaf(leaf, out) => claim.leaves[leaf].offsets[out] * claim.leaves[leaf].node.outs[out].dtype.size(),
-            Source::Fresh(_) => 0,
+        let (buffer, offset) = match (v.as_deref(), *source) {
+            (None, Source::Arena(start)) => (arena.as_ref().ok_or_else(|| missing("the arena"))?, start),
+            (Some(Storage::Cpu(b)), Source::Leaf(leaf, out)) => {
+                (b, claim.leaves[leaf].offsets[out] * claim.leaves[leaf].node.outs[out].dtype.size())
+            }
+            (Some(Storage::Cpu(b)), _) => (b, 0),
+            _ => return Err(missing("a CPU tensor")),
         };
-        // SAFETY: `values` outlives the windows.
-        windows.push(unsafe { b.window(offset) });
+        // SAFETY: `values` and `arena` outlive the windows.
+        windows.push(unsafe { buffer.window(offset) });
     }
     let buffers: Vec<&CpuBuffer> = windows.iter().collect();
     cpu::threads::kernels(plan.wide, || steps_on_cpu(plan, claim, &buffers))?;
@@ -118,6 +123,7 @@ fn run_gpu(plan: &Plan, claim: &Claim, n: usize) -> Result<Vec<Option<Arc<Storag
                 allocated += bytes as u64;
                 (Arc::new(Storage::Gpu(gpu.alloc(bytes)?)), 0)
             }
+            Source::Arena(_) => return Err(missing("a GPU tensor")),
         };
         values.push(Some(value));
         offsets.push(offset as u64);

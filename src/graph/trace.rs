@@ -83,6 +83,7 @@ pub(super) fn dump(c: &Claim, plan: &Plan) {
         match b {
             Source::Leaf(l, out) => writeln!(s, "b{i} = leaf {l}.{out}"),
             Source::Fresh(bytes) => writeln!(s, "b{i} = {bytes} bytes"),
+            Source::Arena(start) => writeln!(s, "b{i} at byte {start} of the arena of {}", plan.arena),
         }
         .unwrap_or_default();
     }
