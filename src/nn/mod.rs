@@ -29,7 +29,7 @@ mod linear;
 mod loss;
 mod module;
 mod norm;
-mod param;
+pub(crate) mod param;
 mod pool;
 pub(crate) mod state;
 

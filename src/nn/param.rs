@@ -6,8 +6,8 @@ use crate::graph::LeafId;
 use crate::graph::node::{grad_enabled, with_grad};
 use crate::{DType, Device, Error, Result, Shape, Tensor};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 /// A tensor that is trained. A handle on a shared cell: a clone is the same parameter (tied weights), and a change through one handle
 /// is seen through all.
@@ -48,6 +48,25 @@ pub struct Buffer(Arc<BufferCell>);
 struct BufferCell {
     persistent: bool,
     value: Mutex<Tensor>,
+    /// Updates since the value was last among the roots of a flush.
+    updates: AtomicU32,
+}
+
+/// Buffers that were updated since the last optimizer step, each once.
+static UPDATED: Mutex<Vec<Weak<BufferCell>>> = Mutex::new(Vec::new());
+
+/// So many updates of a buffer wait for an optimizer's step; then the buffer is computed by itself. Without a bound, a loop that only runs
+/// forward would keep what each of its updates is made from.
+const WAITING: u32 = 16;
+
+/// The values of the buffers that were updated since the last call: an optimizer's step computes them with the parameters.
+pub(crate) fn take_updated() -> Vec<Tensor> {
+    let cells = std::mem::take(&mut *UPDATED.lock().unwrap_or_else(|e| e.into_inner()));
+    let value = |cell: Arc<BufferCell>| {
+        cell.updates.store(0, Ordering::Relaxed);
+        lock(&cell.value).clone()
+    };
+    cells.iter().filter_map(Weak::upgrade).map(value).collect()
 }
 
 fn lock(m: &Mutex<Tensor>) -> MutexGuard<'_, Tensor> {
@@ -158,12 +177,16 @@ impl Param {
 impl Buffer {
     /// A new buffer, saved in state dicts.
     pub fn new(value: Tensor) -> Buffer {
-        Buffer(Arc::new(BufferCell { persistent: true, value: Mutex::new(constant(value)) }))
+        Buffer::with(value, true)
     }
 
     /// A new buffer that state dicts leave out: a cache.
     pub fn transient(value: Tensor) -> Buffer {
-        Buffer(Arc::new(BufferCell { persistent: false, value: Mutex::new(constant(value)) }))
+        Buffer::with(value, false)
+    }
+
+    fn with(value: Tensor, persistent: bool) -> Buffer {
+        Buffer(Arc::new(BufferCell { persistent, value: Mutex::new(constant(value)), updates: AtomicU32::new(0) }))
     }
 
     /// The value, a constant.
@@ -171,12 +194,19 @@ impl Buffer {
         lock(&self.0.value).clone()
     }
 
-    /// Replaces the value by what `f` makes of it. Nothing that is recorded in `f` takes part in gradients.
+    /// Replaces the value by what `f` makes of it. Nothing that is recorded in `f` takes part in gradients. The next optimizer step computes
+    /// the new value, together with the parameters.
     ///
     /// # Errors
     /// Those of `f`; and a new value of another shape, dtype or device. The old value stays then.
     pub fn update(&self, f: impl FnOnce(Tensor) -> Result<Tensor>) -> Result<()> {
-        update("Buffer::update", &self.0.value, f)
+        update("Buffer::update", &self.0.value, f)?;
+        match self.0.updates.fetch_add(1, Ordering::Relaxed) {
+            0 => UPDATED.lock().unwrap_or_else(|e| e.into_inner()).push(Arc::downgrade(&self.0)),
+            n if n.is_multiple_of(WAITING) => self.get().eval()?,
+            _ => {}
+        }
+        Ok(())
     }
 
     /// Sets the value, which may be of another shape, dtype or on another device (a cache that grew).

@@ -22,6 +22,7 @@ use crate::autograd::Gradients;
 use crate::graph::node::with_grad;
 use crate::io::StateDict;
 use crate::nn::Param;
+use crate::nn::param::take_updated;
 use crate::{Error, Result, Tensor};
 use std::collections::HashSet;
 
@@ -101,6 +102,7 @@ impl<const N: usize> Slots<N> {
             Ok(())
         })?;
         drop(grads);
+        roots.extend(take_updated());
         crate::graph::flush::flush_owned(&roots)
     }
 

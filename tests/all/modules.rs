@@ -222,3 +222,17 @@ fn cells_keep_their_value_when_an_update_fails() -> Result<()> {
     assert_eq!(p.value().to_vec::<f32>()?, [3.0, 3.0]);
     Ok(())
 }
+
+#[test]
+fn running_statistics_do_not_pile_up() -> Result<()> {
+    // Without a step of an optimizer that would compute them.
+    let norm = nn::BatchNorm1d::new(4, Device::cpu());
+    for _ in 0..100 {
+        norm.forward(&Tensor::uniform([8, 4], 0.0, 1.0, Device::cpu()))?;
+    }
+    // 0.9^100 of the first values is left.
+    let (mean, var) = (norm.running_mean().get(), norm.running_var().get());
+    assert!(mean.to_vec::<f32>()?.iter().all(|m| (0.3..0.7).contains(m)), "{mean}");
+    assert!(var.to_vec::<f32>()?.iter().all(|v| (0.03..0.15).contains(v)), "{var}");
+    Ok(())
+}
