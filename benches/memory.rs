@@ -94,7 +94,7 @@ impl Forward for Block {
 
 impl Forward for Gpt {
     fn forward(&self, ids: &Tensor) -> Result<Tensor> {
-        let mut x = self.tokens.forward(ids)?.try_add(&self.positions.get())?;
+        let mut x = self.tokens.forward(ids)?.try_add(self.positions.get())?;
         for block in &self.blocks {
             x = block.forward(&x)?;
         }
@@ -107,7 +107,7 @@ fn bytes(device: Device) -> (u64, u64) {
     if device.is_gpu() { (s.gpu_bytes, s.gpu_peak_bytes) } else { (s.cpu_bytes, s.cpu_peak_bytes) }
 }
 
-fn measure(name: &str, device: Device, model: &(impl Module + Forward), x: &Tensor, y: &Tensor, classes: usize) -> Result<()> {
+fn measure(name: &str, device: Device, model: &impl Forward, x: &Tensor, y: &Tensor, classes: usize) -> Result<()> {
     let mut optimizer = AdamW::new(model.parameters(), 1e-3);
     let mut step = || -> Result<f64> {
         let t = Instant::now();

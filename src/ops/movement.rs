@@ -118,7 +118,7 @@ pub(crate) fn moved(t: &Tensor) -> DType {
 /// The same for an op that moves whole runs of elements: where all runs are whole words (`runs` gives their lengths), every dtype travels
 /// as itself.
 pub(crate) fn moved_in_runs(t: &Tensor, runs: &[usize]) -> DType {
-    if runs.iter().all(|n| n * t.dtype().gpu_size() % 4 == 0) { t.dtype() } else { moved(t) }
+    if runs.iter().all(|n| (n * t.dtype().gpu_size()).is_multiple_of(4)) { t.dtype() } else { moved(t) }
 }
 
 /// Elements of a GPU tensor as words.

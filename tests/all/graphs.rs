@@ -209,7 +209,7 @@ fn tensors_travel_between_devices() {
     let g = g.get(&x).unwrap();
     assert_eq!(g.device(), CPU);
     assert_eq!(g.to_vec::<f32>().unwrap(), [0., 2., 4., 0., 0., 10., 12., 0., 0., 18., 20., 0.]);
-    assert!(x.try_add(&y.t()).is_err(), "two devices in one op");
+    assert!(x.try_add(y.t()).is_err(), "two devices in one op");
 }
 
 #[test]
