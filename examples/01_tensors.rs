@@ -7,7 +7,7 @@ fn main() -> Result<()> {
 
     // A tensor has a shape, a dtype and a device.
     let a = Tensor::from_vec(vec![1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0], [2, 3], device)?;
-    println!("{a}\n{:?} of {} on {}\n", a.shape(), a.dtype(), a.device());
+    println!("{a}\n");
 
     // Operators work element by element, and stretch sizes of 1 as NumPy does.
     let row = Tensor::arange(0, 3, 1, device);
