@@ -1,6 +1,7 @@
 //! Random numbers: the Philox counter-based generator (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) and the
 //! process's own stream of it.
 
+use std::cell::Cell;
 use std::sync::Mutex;
 
 /// One block of Philox4x32-10: four random words from a key and a counter.
@@ -35,8 +36,36 @@ pub fn manual_seed(seed: u64) {
     *STATE.lock().unwrap_or_else(|e| e.into_inner()) = (seed, 0);
 }
 
+thread_local! {
+    /// A stream that stands in for the process's on this thread: key and next counter.
+    static STREAM: Cell<Option<(u64, u64)>> = const { Cell::new(None) };
+}
+
+/// The key of a stream of its own, drawn from the current one.
+pub(crate) fn fork() -> u64 {
+    let (key, counter) = reserve(1);
+    let words = philox([key as u32, (key >> 32) as u32], [counter as u32, (counter >> 32) as u32, 0x666f_726b, 0]);
+    u64::from(words[0]) | u64::from(words[1]) << 32
+}
+
+/// Runs `f` with the stream of this key, from its start: the same draws each time.
+pub(crate) fn with_stream<T>(key: u64, f: impl FnOnce() -> T) -> T {
+    struct Restore(Option<(u64, u64)>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            STREAM.set(self.0)
+        }
+    }
+    let _restore = Restore(STREAM.replace(Some((key, 0))));
+    f()
+}
+
 /// Takes the next `blocks` blocks of the process's stream: the key, and the counter of the first.
 pub(crate) fn reserve(blocks: u64) -> (u64, u64) {
+    if let Some(own) = STREAM.get() {
+        STREAM.set(Some((own.0, own.1.wrapping_add(blocks))));
+        return own;
+    }
     let mut state = STATE.lock().unwrap_or_else(|e| e.into_inner());
     let taken = *state;
     state.1 = state.1.wrapping_add(blocks);

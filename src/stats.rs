@@ -33,10 +33,18 @@ macro_rules! counters {
         }
 
         /// Counters of one kind each.
+        #[repr(C)]
         pub(crate) struct Counters { $(pub $name: AtomicU64,)* }
 
         /// The process's counters.
         pub(crate) static COUNTERS: Counters = Counters { $($name: AtomicU64::new(0),)* };
+
+        /// What this thread has counted: other tests run beside.
+        #[cfg(test)]
+        pub(crate) fn thread_stats() -> Stats {
+            $(let $name = LOCAL.with_borrow(|l| l.get(&std::ptr::from_ref(&COUNTERS.$name).addr()).copied().unwrap_or(0));)*
+            Stats { $($name,)* ..Stats::default() }
+        }
 
         /// The counters now.
         pub fn stats() -> Stats {
@@ -95,9 +103,16 @@ counters! {
     reads,
 }
 
+#[cfg(test)]
+thread_local! {
+    static LOCAL: std::cell::RefCell<std::collections::HashMap<usize, u64>> = std::cell::RefCell::default();
+}
+
 /// Adds to a counter.
-pub(crate) fn count(counter: &AtomicU64, n: u64) {
+pub(crate) fn count(counter: &'static AtomicU64, n: u64) {
     counter.fetch_add(n, Ordering::Relaxed);
+    #[cfg(test)]
+    LOCAL.with_borrow_mut(|l| *l.entry(std::ptr::from_ref(counter).addr()).or_insert(0) += n);
 }
 
 /// Starts a new measurement of peak memory.

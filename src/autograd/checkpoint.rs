@@ -3,9 +3,10 @@
 use super::{Pass, deposit, no_grad};
 use crate::backend::cpu::CpuCtx;
 use crate::codegen::dispatch::GpuKernel;
-use crate::graph::node::{Inputs, grad_enabled, insert, with_grad};
+use crate::graph::node::{Inputs, grad_enabled, insert, record, with_grad};
 use crate::graph::{Class, GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp};
-use crate::{Error, Result, Tensor};
+use crate::ops::view::Alias;
+use crate::{Error, Result, Tensor, rng};
 use std::sync::Arc;
 
 type Function = dyn Fn(&[Tensor]) -> Result<Tensor> + Send + Sync;
@@ -13,6 +14,8 @@ type Function = dyn Fn(&[Tensor]) -> Result<Tensor> + Send + Sync;
 /// The value of `f`, computed without a tape; going back calls `f` once more.
 struct Checkpoint {
     f: Arc<Function>,
+    /// Of the random numbers that `f` draws.
+    stream: u64,
 }
 
 impl std::fmt::Debug for Checkpoint {
@@ -22,7 +25,8 @@ impl std::fmt::Debug for Checkpoint {
 }
 
 /// Calls `f` on the inputs and keeps nothing of its inside for the backward pass, which calls `f` again. The gradients are the same, those of
-/// parameters that `f` has captured too; `f` must compute the same thing each time (random numbers included: draw them outside).
+/// parameters that `f` has captured too, and of any order. Random numbers that `f` draws (dropout) are the same both times; running statistics
+/// that it updates (batch norm in training mode) are updated twice.
 ///
 /// # Errors
 /// What `f` returns.
@@ -37,14 +41,15 @@ impl std::fmt::Debug for Checkpoint {
 /// ```
 pub fn checkpoint(inputs: &[&Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor> + Send + Sync + 'static) -> Result<Tensor> {
     let detached: Vec<Tensor> = inputs.iter().map(|t| t.detach()).collect();
-    let value = no_grad(|| f(&detached))?;
+    let stream = rng::fork();
+    let value = no_grad(|| rng::with_stream(stream, || f(&detached)))?;
     if !grad_enabled() || !value.dtype().is_float() {
         return Ok(value);
     }
     let mut all: Inputs = smallvec::smallvec![value.clone()];
     all.extend(inputs.iter().map(|&t| t.clone()));
     let outs = smallvec::smallvec![value.meta().clone()];
-    Ok(insert(value.node.device, Arc::new(Checkpoint { f: Arc::new(f) }), all, outs, true, None))
+    Ok(insert(value.node.device, Arc::new(Checkpoint { f: Arc::new(f), stream }), all, outs, true, None))
 }
 
 impl Op for Checkpoint {
@@ -72,19 +77,23 @@ impl Op for Checkpoint {
 
     fn vjp(&self, ctx: &Vjp) -> Result<Vec<Option<Tensor>>> {
         let create_graph = grad_enabled();
-        let xs: Vec<Tensor> = ctx.inputs[1..]
-            .iter()
-            .map(|x| if x.node.requires_grad && x.dtype().is_float() { x.requires_grad() } else { x.clone() })
-            .collect();
-        let y = with_grad(true, || (self.f)(&xs))?;
+        // Aliases that gradients pass through: what comes out can be differentiated again.
+        let alias = |x: &Tensor| if x.node.requires_grad { record(Arc::new(Alias {}), &[x]) } else { Ok(x.clone()) };
+        let (xs, y) = with_grad(true, || -> Result<_> {
+            let xs: Vec<Tensor> = ctx.inputs[1..].iter().map(alias).collect::<Result<_>>()?;
+            let y = rng::with_stream(self.stream, || (self.f)(&xs))?;
+            Ok((xs, y))
+        })?;
         let mut grads = vec![None; ctx.inputs.len()];
         if !y.node.requires_grad {
             return Ok(grads);
         }
-        let mut pass = Pass { create_graph, ..Pass::default() };
+        let mut pass = Pass { create_graph, collect: true, ..Pass::default() };
+        let place = |x: &Tensor| (Arc::as_ptr(&x.node), x.out);
+        pass.targets = xs.iter().filter(|x| x.node.requires_grad).map(place).collect();
         pass.run(vec![(y, ctx.cotangent()?.clone())])?;
         for (x, g) in xs.iter().zip(&mut grads[1..]) {
-            *g = pass.gradients.take(x);
+            *g = pass.found.get(&place(x)).cloned();
         }
         for (id, g) in pass.gradients.by_leaf {
             deposit(id, g);

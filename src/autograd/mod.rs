@@ -176,6 +176,8 @@ struct Pass {
     retain: bool,
     /// Where `grad` stops; empty: everywhere down to the leaves.
     targets: HashSet<(*const Node, u32)>,
+    /// With targets: gradients of leaves are collected too, and nothing flows past a target.
+    collect: bool,
     found: HashMap<(*const Node, u32), Tensor>,
     gradients: Gradients,
 }
@@ -191,7 +193,7 @@ pub(crate) fn deposit(id: LeafId, gradient: Tensor) {
 
 impl Pass {
     fn run(&mut self, seeds: Vec<(Tensor, Tensor)>) -> Result<()> {
-        let wanted = if self.targets.is_empty() { None } else { Some(reaching(&seeds, &self.targets)) };
+        let wanted = if self.targets.is_empty() || self.collect { None } else { Some(reaching(&seeds, &self.targets)) };
         // The youngest node first: everything that consumes a node is younger than it.
         let mut queue: BTreeMap<u64, (Arc<Node>, Vec<Vec<Part>>)> = BTreeMap::new();
         for (y, seed) in seeds {
@@ -250,9 +252,12 @@ impl Pass {
                 self.found.insert((at, out as u32), c.clone());
             }
         }
+        if self.collect && (0..outputs.len() as u32).any(|out| self.targets.contains(&(at, out))) {
+            return Ok(());
+        }
         if let Some(id) = node.leaf {
             if let Some(c) = cotangents.into_iter().next().flatten()
-                && self.targets.is_empty()
+                && (self.targets.is_empty() || self.collect)
             {
                 self.give(id, c)?;
             }

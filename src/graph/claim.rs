@@ -189,13 +189,9 @@ impl Claim {
             if node.mark.load(Ordering::Relaxed) & !VISITED == epoch || Some(node.device) != self.device {
                 continue;
             }
-            let (mut reads, mut known) = (false, true);
-            for t in &node.body().inputs {
-                let hangs = t.node.mark.load(Ordering::Relaxed) & !VISITED == epoch || seen.contains(&Arc::as_ptr(&t.node));
-                reads |= hangs;
-                known &= hangs || t.node.is_ready();
-            }
-            if reads && known {
+            let hangs = |t: &Tensor| t.node.mark.load(Ordering::Relaxed) & !VISITED == epoch || seen.contains(&Arc::as_ptr(&t.node));
+            let found_one = node.body().inputs.iter().any(hangs);
+            if found_one {
                 seen.insert(Arc::as_ptr(&node));
                 found.push(node);
             }

@@ -495,7 +495,7 @@ impl<'a> Planner<'a> {
                 if let Work::Op { in_place, .. } = &mut self.steps[at].work {
                     *in_place = true;
                 }
-            } else if self.owned && f.leaf.is_some() && same && self.slots[to].root {
+            } else if self.owned && f.leaf.is_some() && !f.donated && same && self.slots[to].root {
                 refused.insert(to);
             }
         }

@@ -1,14 +1,8 @@
-//! Flushing, planning, donation: what runs, how often, and what stays in memory. (Counters are the process's: these tests take turns.)
+//! Flushing, planning, donation: what runs, how often, and what stays in memory.
 
 use crate::graph::flush::flush_owned;
-use crate::{Device, Error, Result, Tensor, no_grad, stats};
-use std::sync::{Mutex, MutexGuard};
-
-static TURN: Mutex<()> = Mutex::new(());
-
-fn turn() -> MutexGuard<'static, ()> {
-    TURN.lock().unwrap_or_else(|e| e.into_inner())
-}
+use crate::stats::thread_stats as stats;
+use crate::{Device, Error, Result, Tensor, no_grad};
 
 fn vector(n: usize) -> Tensor {
     Tensor::from_vec((0..n).map(|i| i as f32 * 0.25 - 1.0).collect(), n, Device::cpu()).unwrap()
@@ -16,7 +10,6 @@ fn vector(n: usize) -> Tensor {
 
 #[test]
 fn a_chain_is_one_kernel() -> Result<()> {
-    let _turn = turn();
     let x = vector(1000);
     let before = stats();
     let mut y = x.clone();
@@ -37,7 +30,6 @@ fn a_chain_is_one_kernel() -> Result<()> {
 
 #[test]
 fn plans_are_found_again_and_scalars_are_not_in_them() -> Result<()> {
-    let _turn = turn();
     let x = vector(64);
     let step = |a: f32| x.try_mul(a)?.try_add(a)?.try_sum(())?.item::<f32>();
     step(1.0)?;
@@ -50,7 +42,6 @@ fn plans_are_found_again_and_scalars_are_not_in_them() -> Result<()> {
 
 #[test]
 fn slices_at_other_places_share_a_plan() -> Result<()> {
-    let _turn = turn();
     let x = vector(640);
     let step = |i: usize| x.try_narrow(0, i * 64, 64)?.try_mul(2.0)?.to_vec::<f32>();
     step(0)?;
@@ -64,7 +55,6 @@ fn slices_at_other_places_share_a_plan() -> Result<()> {
 
 #[test]
 fn owners_updates_run_in_place() -> Result<()> {
-    let _turn = turn();
     let mut w = vector(1 << 12);
     let mut m = Tensor::try_zeros(1 << 12, Device::cpu())?;
     let mut last = None;
@@ -91,7 +81,6 @@ fn owners_updates_run_in_place() -> Result<()> {
 
 #[test]
 fn a_reader_forbids_overwriting() -> Result<()> {
-    let _turn = turn();
     let w = vector(256);
     let recipe = w.try_mul(3.0)?;
     let keep = w.clone();
@@ -106,7 +95,6 @@ fn a_reader_forbids_overwriting() -> Result<()> {
 
 #[test]
 fn a_recipe_is_run_before_its_source_is_overwritten() -> Result<()> {
-    let _turn = turn();
     let w = vector(256);
     w.eval()?;
     let recipe = w.try_mul(3.0)?;
@@ -123,7 +111,6 @@ fn a_recipe_is_run_before_its_source_is_overwritten() -> Result<()> {
 
 #[test]
 fn deep_chains_run_and_drop() -> Result<()> {
-    let _turn = turn();
     let x = Tensor::try_ones(4, Device::cpu())?;
     let mut y = x.clone();
     for _ in 0..100_000 {
@@ -189,6 +176,56 @@ fn a_reduction_reads_what_a_product_has_finished() -> Result<()> {
     let rows = y.to_vec::<f32>()?;
     let want: Vec<i32> = rows.chunks(8).map(|r| (0..8).rev().max_by(|&i, &j| r[i].total_cmp(&r[j])).unwrap() as i32).collect();
     assert_eq!(top.to_vec::<i32>()?, want);
+    Ok(())
+}
+
+#[test]
+fn what_a_loop_carries_along_does_not_pile_up() -> Result<()> {
+    let mut w = vector(4096);
+    let mut ema = Tensor::try_zeros(4096, Device::cpu())?;
+    let mut recorded = Vec::new();
+    for _ in 0..8 {
+        let before = stats();
+        let new = w.try_mul(0.9)?.try_add(0.1)?;
+        w = new.clone();
+        flush_owned(&[new])?;
+        ema = ema.try_mul(0.9)?.try_add(w.detach().try_mul(0.1)?)?;
+        recorded.push(stats().since(&before).plan_misses);
+    }
+    // The average of the step before runs with each update: the plans stay the same.
+    assert_eq!(recorded[4..], [0; 4]);
+    assert!(ema.to_vec::<f32>()?.iter().all(|v| v.is_finite()));
+    Ok(())
+}
+
+#[test]
+fn momentum_is_updated_in_place_from_the_start() -> Result<()> {
+    use crate::optim::{Optimizer, SGD};
+    let w = crate::nn::Param::new(vector(512));
+    let mut optimizer = SGD::new([w.clone()], 0.1).momentum(0.9);
+    for step in 0..5 {
+        let before = stats();
+        let loss = w.get().try_square()?.try_sum(())?;
+        optimizer.step(loss.backward()?)?;
+        let s = stats().since(&before);
+        assert_eq!(s.donations_refused, 0, "step {step}");
+        assert!(step < 2 || s.plan_misses == 0, "step {step}");
+    }
+    Ok(())
+}
+
+#[test]
+fn checkpoints_draw_the_same_numbers_again_and_have_gradients_of_any_order() -> Result<()> {
+    let x = vector(64).requires_grad();
+    let y = crate::checkpoint(&[&x], |x| x[0].try_mul(&Tensor::try_bernoulli(64, 0.5, Device::cpu())?))?;
+    let kept: Vec<f32> = y.to_vec::<f32>()?.iter().zip(x.to_vec::<f32>()?).map(|(y, x)| (*y == x) as u8 as f32).collect();
+    let slopes = y.try_sum(())?.backward()?.get(&x).unwrap().to_vec::<f32>()?;
+    assert!(slopes.iter().zip(&kept).zip(&x.to_vec::<f32>()?).all(|((s, k), x)| s == k || *x == 0.0));
+    let x = Tensor::from_vec(vec![0.3f64, 1.1], 2, Device::cpu())?.requires_grad();
+    let y = crate::checkpoint(&[&x], |x| x[0].try_sin()?.try_square())?;
+    let first = crate::grad(&[&y.try_sum(())?], &[&x])?[0].clone().unwrap();
+    let second = crate::grad(&[&first.try_sum(())?], &[&x])?[0].clone().unwrap().to_vec::<f64>()?;
+    assert!(second.iter().zip([0.3f64, 1.1]).all(|(s, x)| (s - 2.0 * (2.0 * x).cos()).abs() < 1e-12), "{second:?}");
     Ok(())
 }
 

@@ -32,7 +32,7 @@ pub trait Optimizer {
     /// backward pass did not reach, stay.
     ///
     /// # Errors
-    /// Those of evaluating the new values: memory, device loss, an index out of range in the forward pass.
+    /// Those of evaluating the new values: memory, device loss. (An index out of range in the forward pass is told by the device's next read.)
     fn step(&mut self, grads: Gradients) -> Result<()>;
 
     /// The learning rate.

@@ -71,7 +71,8 @@ impl Optimizer for SGD {
                 return Ok((w.try_sub(g.try_mul(lr)?)?, None));
             }
             let b = match state {
-                None => g.clone(),
+                // A copy: memory shared with the gradient could not be overwritten by the next step.
+                None => g.try_mul(1.0)?,
                 Some([b]) if dampening == 0.0 => b.try_mul(momentum)?.try_add(&g)?,
                 Some([b]) => b.try_mul(momentum)?.try_add(g.try_mul(1.0 - dampening)?)?,
             };

@@ -136,7 +136,9 @@ impl Tensor {
 /// An index that was out of range since the CPU's last read.
 fn check_fault() -> Result<()> {
     if CPU_FAULT.load(Ordering::Relaxed) != 0 && CPU_FAULT.swap(0, Ordering::Relaxed) != 0 {
-        let message = "an index tensor held a position out of range (the affected elements were read as 0 or not written)".into();
+        let message = "an index was out of range in an op computed since this device was last read (gather, index_select, embedding, scatter, \
+                       the classes of cross_entropy, …): it read 0 or wrote nothing. The fault belongs to the device, not to the tensor read"
+            .into();
         return Err(Error::Index { op: "index", message });
     }
     Ok(())

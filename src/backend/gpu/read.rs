@@ -42,7 +42,10 @@ impl Gpu {
         }
         self.counters.reads.fetch_add(1, Ordering::Relaxed);
         if fault {
-            let message = "an index tensor of an earlier op held a value out of range: it read 0, or wrote nothing".into();
+            let message = "an index was out of range in an op computed since this device was last read (gather, index_select, embedding, scatter, \
+                           the classes of cross_entropy, …): it read 0 or wrote nothing. The fault belongs to the device, not to the tensor \
+                           read"
+                .into();
             return Err(Error::Index { op: "read", message });
         }
         Ok(out)
