@@ -474,7 +474,7 @@ impl<'a> Planner<'a> {
         // An owner's new value has the first claim on its old one.
         let mut pairs = pairs;
         pairs.sort_by_key(|p| !self.slots[p.1].root);
-        let mut refused = std::collections::HashSet::new();
+        let mut refused: Vec<(usize, usize)> = Vec::new();
         for (from, to) in pairs {
             if self.slots[to].buffer != usize::MAX {
                 continue;
@@ -491,22 +491,38 @@ impl<'a> Planner<'a> {
                 self.place_leaf(from, plan);
                 self.hold(to, self.slots[from].buffer);
                 plan.donations += self.slots[from].leaf.is_some() as u64;
-                refused.remove(&to);
+                refused.retain(|r| r.1 != to);
                 if let Work::Op { in_place, .. } = &mut self.steps[at].work {
                     *in_place = true;
                 }
-            } else if self.owned && f.leaf.is_some() && !f.donated && same && self.slots[to].root {
-                refused.insert(to);
+            } else if self.owned && f.leaf.is_some() && same && self.slots[to].root {
+                refused.push((from, to));
             }
         }
-        plan.refused += refused.len() as u64;
+        // Memory that another output of this very step has taken over was not refused.
+        let writes = &self.steps[at].writes;
+        let taken = |from: usize| {
+            self.slots.iter().enumerate().any(|(s, o)| {
+                let same = o.leaf.is_some() && self.memory(s) == self.memory(from);
+                same && o.buffer != usize::MAX && writes.iter().any(|&w| self.slots[w].buffer == o.buffer)
+            })
+        };
+        let mut outputs: Vec<usize> = refused.into_iter().filter(|r| !taken(r.0)).map(|r| r.1).collect();
+        outputs.sort_unstable();
+        outputs.dedup();
+        plan.refused += outputs.len() as u64;
+    }
+
+    /// The memory of a leaf's slot.
+    fn memory(&self, s: usize) -> Option<*const crate::backend::Storage> {
+        let (leaf, out) = self.slots[s].leaf?;
+        self.claim.leaves[leaf].values[out].as_ref().map(std::sync::Arc::as_ptr)
     }
 
     /// Whether another leaf on the same memory (a view that has its value) is read at step `at` or later.
     fn shared_later(&self, s: usize, at: usize) -> bool {
-        let memory = |slot: &Slot| slot.leaf.and_then(|(l, out)| self.claim.leaves[l].values[out].as_ref().map(std::sync::Arc::as_ptr));
-        let mine = memory(&self.slots[s]);
-        self.slots.iter().enumerate().any(|(k, o)| k != s && memory(o) == mine && (o.last_use >= at || o.pinned))
+        let mine = self.memory(s);
+        self.slots.iter().enumerate().any(|(k, o)| k != s && self.memory(k) == mine && (o.last_use >= at || o.pinned))
     }
 
     /// Two-stage reductions on the GPU want temporaries.

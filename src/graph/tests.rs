@@ -199,13 +199,38 @@ fn what_a_loop_carries_along_does_not_pile_up() -> Result<()> {
 }
 
 #[test]
+fn an_old_value_that_is_still_read_is_a_refusal() -> Result<()> {
+    let w = vector(256);
+    let keep = w.clone();
+    let new = w.try_add(1.0)?;
+    drop(w);
+    let before = stats();
+    flush_owned(std::slice::from_ref(&new))?;
+    assert_eq!(stats().since(&before).donations_refused, 1);
+    drop(new);
+    // Read by a later step of the same plan: the owner's new value comes first, so it cannot have the old one's memory.
+    let w = keep;
+    let new = w.try_mul(2.0)?;
+    let top = w.try_argmax(0)?;
+    drop(w);
+    let before = stats();
+    flush_owned(std::slice::from_ref(&new))?;
+    assert_eq!(stats().since(&before).donations_refused, 1);
+    assert_eq!(top.item::<i32>()?, 255);
+    Ok(())
+}
+
+#[test]
 fn momentum_is_updated_in_place_from_the_start() -> Result<()> {
     use crate::optim::{Optimizer, SGD};
-    let w = crate::nn::Param::new(vector(512));
+    // The gradient comes from a product, as a layer's does. (One that is pointwise in the parameter joins the update's kernel and reads the
+    // parameter there under a second name: that update is refused, and counted, today.)
+    let x = vector(64).try_mul(0.01)?.try_reshape([2, 32])?;
+    let w = crate::nn::Param::new(vector(512).try_reshape([32, 16])?);
     let mut optimizer = SGD::new([w.clone()], 0.1).momentum(0.9);
     for step in 0..5 {
         let before = stats();
-        let loss = w.get().try_square()?.try_sum(())?;
+        let loss = x.try_matmul(&w.get())?.try_square()?.try_sum(())?;
         optimizer.step(loss.backward()?)?;
         let s = stats().since(&before);
         assert_eq!(s.donations_refused, 0, "step {step}");
