@@ -1,13 +1,11 @@
 //! What the runtime itself costs: recording and replaying tiny ops, one pass over memory for a fused chain, products against the `gemm` crate.
 //! `cargo bench --bench runtime`; medians of alternating rounds. The same chains on candle: `benches/candle`.
 
+mod common;
+
+use common::median;
 use fornax::{Device, Result, Tensor, stats};
 use std::time::Instant;
-
-fn median(mut v: Vec<f64>) -> f64 {
-    v.sort_by(f64::total_cmp);
-    v[v.len() / 2]
-}
 
 /// Median seconds of a call, over rounds of at least a millisecond.
 fn time(mut f: impl FnMut() -> Result<()>) -> Result<f64> {
