@@ -1,7 +1,7 @@
 //! Layers around layers.
 
 use super::{Forward, Module, Walk};
-use crate::{Result, Tensor};
+use crate::{Error, Result, Tensor};
 
 /// Layers, one after the other. Their names are their positions, unless they were given one.
 ///
@@ -37,6 +37,33 @@ impl Sequential {
         self
     }
 
+    /// Puts another layer in the place of one: a head for another task, say.
+    ///
+    /// ```
+    /// use fornax::nn::{Linear, Module, Sequential};
+    /// use fornax::Device;
+    /// let mut net = Sequential::new().add(Linear::new(2, 3, Device::cpu())).add(Linear::new(3, 1000, Device::cpu()));
+    /// net.replace("1", Linear::new(3, 2, Device::cpu()))?;
+    /// assert_eq!(net.named_parameters()[2].1.shape(), [2, 3]);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// A name that no layer has.
+    pub fn replace(&mut self, name: &str, layer: impl Forward + Send + Sync + 'static) -> Result<()> {
+        let names = || self.layers.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>().join(", ");
+        let Some(at) = self.layers.iter().position(|(n, _)| n == name) else {
+            return Err(Error::argument("Sequential", format!("no layer {name}; there are {}", names())));
+        };
+        self.layers[at].1 = Box::new(layer);
+        Ok(())
+    }
+
+    /// The layers in a row, to walk through them by hand.
+    pub fn iter(&self) -> impl Iterator<Item = &(dyn Forward + Send + Sync)> {
+        self.layers.iter().map(|(_, layer)| layer.as_ref())
+    }
+
     /// The number of layers.
     pub fn len(&self) -> usize {
         self.layers.len()
@@ -62,6 +89,17 @@ impl Forward for Sequential {
         self.layers.iter().try_fold(x.clone(), |x, (_, layer)| layer.forward(&x))
     }
 }
+
+/// A list of layers of any types, under the names `0`, `1`, …. As every `Vec` of layers it is a module, and its `forward` runs one after the other.
+///
+/// ```
+/// use fornax::nn::{Linear, Module, ModuleList, ReLU};
+/// use fornax::Device;
+/// let mut list: ModuleList = vec![Box::new(ReLU)];
+/// list.push(Box::new(Linear::new(2, 3, Device::cpu())));
+/// assert_eq!(list.named_parameters()[0].0, "1.weight");
+/// ```
+pub type ModuleList = Vec<Box<dyn Forward + Send + Sync>>;
 
 /// Joins axes `start` to `end` into one; by default all but the first.
 ///

@@ -1,17 +1,21 @@
 //! Convolution layers.
 
 use super::{Forward, Module, Param, init};
-use crate::{ConvOptions, ConvOptions1d, Error, Options, Pair, Result, Tensor};
+use crate::{ConvOptions, ConvOptions1d, Error, Options, PadMode, Pair, Result, Shape, Tensor};
 
 /// A 2-D convolution of images `[N, C, H, W]`; see [`Tensor::conv2d`].
 ///
-/// Weight `[out, in/groups, kh, kw]` and bias `[out]` start uniform between `±1/√(in/groups · kh · kw)`.
+/// Weight `[out, in/groups, kh, kw]` and bias `[out]` start uniform between `±1/√(in/groups · kh · kw)`. With as many groups as input channels it
+/// is a depthwise convolution.
 ///
 /// ```
 /// use fornax::nn::{Conv2d, Forward};
-/// use fornax::{Device, Tensor};
+/// use fornax::{Device, PadMode, Tensor};
+/// let x = Tensor::ones([2, 3, 16, 16], Device::cpu());
 /// let layer = Conv2d::new(3, 8, 3, Device::cpu()).stride(2).padding(1);
-/// assert_eq!(layer.forward(&Tensor::ones([2, 3, 16, 16], Device::cpu()))?.dims(), [2, 8, 8, 8]);
+/// assert_eq!(layer.forward(&x)?.dims(), [2, 8, 8, 8]);
+/// let layer = Conv2d::new(3, 8, [3, 4], Device::cpu()).dilation(2).same().padding_mode(PadMode::Reflect);
+/// assert_eq!(layer.forward(&x)?.dims(), [2, 8, 16, 16]);
 /// # Ok::<(), fornax::Error>(())
 /// ```
 #[derive(Debug, Module)]
@@ -22,6 +26,10 @@ pub struct Conv2d {
     pub bias: Option<Param>,
     /// Stride, padding, dilation, groups.
     pub options: ConvOptions,
+    /// What stands in the padding; zeros by default.
+    pub padding_mode: PadMode,
+    /// Whether the padding is what makes the output as large as the input, in place of the options' padding.
+    pub same: bool,
 }
 
 /// A 1-D convolution of sequences `[N, C, L]`; see [`Tensor::conv1d`].
@@ -43,24 +51,51 @@ pub struct Conv1d {
     pub bias: Option<Param>,
     /// Stride, padding, dilation, groups.
     pub options: ConvOptions1d,
+    /// What stands in the padding; zeros by default.
+    pub padding_mode: PadMode,
+    /// Whether the padding is what makes the output as large as the input, in place of the options' padding.
+    pub same: bool,
 }
 
-/// A weight `[out, in, k …]` and a bias, drawn anew.
-fn parameters(shape: &[usize], options: Options) -> Result<(Param, Param)> {
+/// A weight of this shape and a bias of so many numbers, drawn anew.
+pub(super) fn parameters(op: &'static str, shape: &[usize], outputs: usize, options: Options) -> Result<(Param, Param)> {
+    if shape[2..].contains(&0) {
+        return Err(Error::argument(op, format!("kernel {:?}: each size must be at least 1", &shape[2..])));
+    }
     let fan = init::fan_in(shape);
-    Ok((Param::new(init::weight(shape, options)?), Param::new(init::bias(shape[0], fan, options)?)))
+    Ok((Param::new(init::weight(shape, options)?), Param::new(init::bias(outputs, fan, options)?)))
+}
+
+/// Checks that channels can be split into groups.
+pub(super) fn check_groups(op: &'static str, inputs: usize, outputs: usize, groups: usize) -> Result<()> {
+    if groups == 0 || !inputs.is_multiple_of(groups) || !outputs.is_multiple_of(groups) {
+        let message = format!("groups = {groups}: a divisor of the {inputs} input and the {outputs} output channels is wanted");
+        return Err(Error::argument(op, message));
+    }
+    Ok(())
 }
 
 /// The weight's shape after the channels were split into groups.
-fn grouped(op: &'static str, weight: &Param, old: usize, groups: usize) -> Result<(crate::Shape, Options)> {
+fn grouped(op: &'static str, weight: &Param, old: usize, groups: usize) -> Result<(Shape, Options)> {
     let mut shape = weight.shape();
     let inputs = shape[1] * old;
-    if groups == 0 || !inputs.is_multiple_of(groups) || !shape[0].is_multiple_of(groups) {
-        let message = format!("{inputs} input and {} output channels cannot be split into {groups} groups", shape[0]);
-        return Err(Error::argument(op, message));
-    }
+    check_groups(op, inputs, shape[0], groups)?;
     shape[1] = inputs / groups;
     Ok((shape, Options { dtype: weight.dtype(), device: weight.device() }))
+}
+
+/// The padding that keeps the size of one axis, before and behind it; the odd one goes behind, as PyTorch has it.
+fn same_padding(op: &'static str, kernel: usize, stride: usize, dilation: usize) -> Result<(usize, usize)> {
+    if stride != 1 {
+        return Err(Error::argument(op, format!("stride {stride}: padding that keeps the size needs stride 1")));
+    }
+    let all = dilation.saturating_mul(kernel.saturating_sub(1));
+    Ok((all / 2, all - all / 2))
+}
+
+/// Whether the convolution itself can pad so: with zeros, as many on both sides.
+fn plain(pads: &[(usize, usize)], mode: PadMode) -> bool {
+    mode == PadMode::Constant(0.0) && pads.iter().all(|p| p.0 == p.1)
 }
 
 #[fornax_derive::fallible]
@@ -68,11 +103,12 @@ impl Conv2d {
     /// A layer from `inputs` to `outputs` channels, with stride 1, no padding, and a bias.
     ///
     /// # Errors
-    /// Sizes that memory cannot hold, or a dtype that the device lacks.
+    /// A kernel of size 0; sizes that memory cannot hold, or a dtype that the device lacks.
     pub fn try_new(inputs: usize, outputs: usize, kernel: impl Into<Pair>, options: impl Into<Options>) -> Result<Conv2d> {
         let [h, w] = kernel.into().0;
-        let (weight, bias) = parameters(&[outputs, inputs, h, w], options.into())?;
-        Ok(Conv2d { weight, bias: Some(bias), options: ConvOptions::default() })
+        let (weight, bias) = parameters("Conv2d", &[outputs, inputs, h, w], outputs, options.into())?;
+        let (options, padding_mode) = (ConvOptions::default(), PadMode::Constant(0.0));
+        Ok(Conv2d { weight, bias: Some(bias), options, padding_mode, same: false })
     }
 
     /// Splits the channels into groups that do not see each other; the parameters are drawn anew.
@@ -81,9 +117,9 @@ impl Conv2d {
     /// Channels that are no multiple of `groups`.
     pub fn try_groups(self, groups: usize) -> Result<Conv2d> {
         let (shape, options) = grouped("Conv2d", &self.weight, self.options.groups, groups)?;
-        let (weight, bias) = parameters(&shape, options)?;
+        let (weight, bias) = parameters("Conv2d", &shape, shape[0], options)?;
         let options = ConvOptions { groups, ..self.options };
-        Ok(Conv2d { weight, bias: self.bias.map(|_| bias), options })
+        Ok(Conv2d { weight, bias: self.bias.as_ref().map(|_| bias), options, ..self })
     }
 }
 
@@ -94,9 +130,21 @@ impl Conv2d {
         self
     }
 
-    /// Sets the rows and columns of zeros on each side.
+    /// Sets the rows and columns of padding on each side.
     pub fn padding(mut self, padding: impl Into<Pair>) -> Conv2d {
-        self.options.padding = padding.into();
+        (self.options.padding, self.same) = (padding.into(), false);
+        self
+    }
+
+    /// Pads so that the output is as large as the input, which needs stride 1.
+    pub fn same(mut self) -> Conv2d {
+        self.same = true;
+        self
+    }
+
+    /// Sets what stands in the padding.
+    pub fn padding_mode(mut self, mode: PadMode) -> Conv2d {
+        self.padding_mode = mode;
         self
     }
 
@@ -115,7 +163,18 @@ impl Conv2d {
 
 impl Forward for Conv2d {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        x.try_conv2d(&self.weight.get(), self.bias.as_ref().map(Param::get).as_ref(), self.options)
+        let (w, o) = (self.weight.get(), self.options);
+        let mut pads = o.padding.0.map(|p| (p, p));
+        if self.same {
+            for i in 0..2 {
+                pads[i] = same_padding("Conv2d", w.dims()[2 + i], o.stride.0[i], o.dilation.0[i])?;
+            }
+        }
+        let bias = self.bias.as_ref().map(Param::get);
+        if plain(&pads, self.padding_mode) {
+            return x.try_conv2d(&w, bias.as_ref(), ConvOptions { padding: pads.map(|p| p.0).into(), ..o });
+        }
+        x.try_pad(&pads, self.padding_mode)?.try_conv2d(&w, bias.as_ref(), ConvOptions { padding: 0.into(), ..o })
     }
 }
 
@@ -124,10 +183,11 @@ impl Conv1d {
     /// A layer from `inputs` to `outputs` channels, with stride 1, no padding, and a bias.
     ///
     /// # Errors
-    /// Sizes that memory cannot hold, or a dtype that the device lacks.
+    /// A kernel of size 0; sizes that memory cannot hold, or a dtype that the device lacks.
     pub fn try_new(inputs: usize, outputs: usize, kernel: usize, options: impl Into<Options>) -> Result<Conv1d> {
-        let (weight, bias) = parameters(&[outputs, inputs, kernel], options.into())?;
-        Ok(Conv1d { weight, bias: Some(bias), options: ConvOptions1d::default() })
+        let (weight, bias) = parameters("Conv1d", &[outputs, inputs, kernel], outputs, options.into())?;
+        let (options, padding_mode) = (ConvOptions1d::default(), PadMode::Constant(0.0));
+        Ok(Conv1d { weight, bias: Some(bias), options, padding_mode, same: false })
     }
 
     /// Splits the channels into groups that do not see each other; the parameters are drawn anew.
@@ -136,9 +196,9 @@ impl Conv1d {
     /// Channels that are no multiple of `groups`.
     pub fn try_groups(self, groups: usize) -> Result<Conv1d> {
         let (shape, options) = grouped("Conv1d", &self.weight, self.options.groups, groups)?;
-        let (weight, bias) = parameters(&shape, options)?;
+        let (weight, bias) = parameters("Conv1d", &shape, shape[0], options)?;
         let options = ConvOptions1d { groups, ..self.options };
-        Ok(Conv1d { weight, bias: self.bias.map(|_| bias), options })
+        Ok(Conv1d { weight, bias: self.bias.as_ref().map(|_| bias), options, ..self })
     }
 }
 
@@ -149,9 +209,21 @@ impl Conv1d {
         self
     }
 
-    /// Sets the zeros on each side.
+    /// Sets the padding on each side.
     pub fn padding(mut self, padding: usize) -> Conv1d {
-        self.options.padding = padding;
+        (self.options.padding, self.same) = (padding, false);
+        self
+    }
+
+    /// Pads so that the output is as long as the input, which needs stride 1.
+    pub fn same(mut self) -> Conv1d {
+        self.same = true;
+        self
+    }
+
+    /// Sets what stands in the padding.
+    pub fn padding_mode(mut self, mode: PadMode) -> Conv1d {
+        self.padding_mode = mode;
         self
     }
 
@@ -170,6 +242,12 @@ impl Conv1d {
 
 impl Forward for Conv1d {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        x.try_conv1d(&self.weight.get(), self.bias.as_ref().map(Param::get).as_ref(), self.options)
+        let (w, o) = (self.weight.get(), self.options);
+        let pads = if self.same { same_padding("Conv1d", w.dims()[2], o.stride, o.dilation)? } else { (o.padding, o.padding) };
+        let bias = self.bias.as_ref().map(Param::get);
+        if plain(&[pads], self.padding_mode) {
+            return x.try_conv1d(&w, bias.as_ref(), ConvOptions1d { padding: pads.0, ..o });
+        }
+        x.try_pad(&[pads], self.padding_mode)?.try_conv1d(&w, bias.as_ref(), ConvOptions1d { padding: 0, ..o })
     }
 }

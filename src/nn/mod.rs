@@ -18,36 +18,45 @@
 //! ```
 
 mod activation;
+mod bilinear;
 mod container;
 mod conv;
+mod conv_transpose;
 mod dropout;
 mod embedding;
 #[doc(hidden)]
 pub mod field;
 pub mod init;
+mod instance_norm;
 mod linear;
 mod loss;
 mod module;
 mod norm;
 pub(crate) mod param;
 mod pool;
+mod resample;
 pub(crate) mod state;
 
 pub use crate::io::StateDict;
 pub use activation::{
-    ELU, GELU, Hardsigmoid, Hardswish, LeakyReLU, LogSoftmax, Mish, ReLU, SELU, SiLU, Sigmoid, Softmax, Softplus, Softsign, Tanh,
+    CELU, ELU, GELU, GLU, Hardshrink, Hardsigmoid, Hardswish, Hardtanh, LeakyReLU, LogSigmoid, LogSoftmax, Mish, PReLU, RReLU, ReLU, ReLU6,
+    SELU, SiLU, Sigmoid, Softmax, Softmin, Softplus, Softshrink, Softsign, Tanh, Tanhshrink, Threshold,
 };
-pub use container::{Flatten, Identity, Sequential};
+pub use bilinear::Bilinear;
+pub use container::{Flatten, Identity, ModuleList, Sequential};
 pub use conv::{Conv1d, Conv2d};
-pub use dropout::Dropout;
+pub use conv_transpose::{ConvTranspose1d, ConvTranspose2d};
+pub use dropout::{Dropout, Dropout2d};
 pub use embedding::Embedding;
 pub use fornax_derive::Module;
+pub use instance_norm::{InstanceNorm1d, InstanceNorm2d};
 pub use linear::Linear;
 pub use loss::{bce_with_logits, cross_entropy, l1_loss, mse_loss};
 pub use module::{Item, Module, Walk};
 pub use norm::{BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm, RMSNorm};
 pub use param::{Buffer, Counter, Mode, Param};
-pub use pool::{AdaptiveAvgPool2d, AvgPool2d, MaxPool2d};
+pub use pool::{AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveMaxPool1d, AdaptiveMaxPool2d, AvgPool1d, AvgPool2d, MaxPool1d, MaxPool2d};
+pub use resample::{PixelShuffle, PixelUnshuffle, Upsample};
 pub use state::Loaded;
 
 use crate::{Result, Tensor};

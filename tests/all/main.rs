@@ -3,7 +3,9 @@
 mod checkpoints;
 mod data;
 mod faults;
+mod golden;
 mod golden_conv;
+mod golden_layers;
 mod golden_norm;
 mod graphs;
 mod harness;
