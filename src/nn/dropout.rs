@@ -4,7 +4,7 @@ use super::{Forward, Mode, Module};
 use crate::{Error, Result, Shape, Tensor};
 
 /// Zeroes with probability `p` what one number of `mask` decides, and scales the rest.
-fn drop_out(x: &Tensor, p: f64, mask: impl Into<Shape>) -> Result<Tensor> {
+pub(super) fn drop_out(x: &Tensor, p: f64, mask: impl Into<Shape>) -> Result<Tensor> {
     if p == 1.0 {
         return x.try_mul(0.0);
     }

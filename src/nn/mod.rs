@@ -35,6 +35,7 @@ mod norm;
 pub(crate) mod param;
 mod pool;
 mod resample;
+mod rnn;
 pub(crate) mod state;
 
 pub use crate::io::StateDict;
@@ -57,6 +58,7 @@ pub use norm::{BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm, RMSNorm};
 pub use param::{Buffer, Counter, Mode, Param};
 pub use pool::{AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveMaxPool1d, AdaptiveMaxPool2d, AvgPool1d, AvgPool2d, MaxPool1d, MaxPool2d};
 pub use resample::{PixelShuffle, PixelUnshuffle, Upsample};
+pub use rnn::{GRU, LSTM, RNN};
 pub use state::Loaded;
 
 use crate::{Result, Tensor};

@@ -7,6 +7,7 @@ mod golden;
 mod golden_conv;
 mod golden_layers;
 mod golden_norm;
+mod golden_rnn;
 mod graphs;
 mod harness;
 mod indexing;
