@@ -54,6 +54,8 @@ pub(super) struct Leaf {
     /// The layouts as the plan sees them, and what a replay adds: the first element of each output, in elements.
     pub layouts: SmallVec<[Layout; 1]>,
     pub offsets: SmallVec<[usize; 1]>,
+    /// The leaf and output by which the plan knows each output: an earlier one that shows the same memory in the same way, or its own.
+    same: SmallVec<[(u32, u32); 1]>,
 }
 
 #[derive(Default)]
@@ -162,8 +164,10 @@ impl Claim {
             return Ref::Entry(i as u32, t.out);
         }
         let i = if known { (mark & VISITED & !LEAF) as usize } else { self.leaf(&t.node, epoch) };
-        self.leaves[i].edges += 1;
-        Ref::Leaf(i as u32, t.out)
+        let l = &mut self.leaves[i];
+        l.edges += 1;
+        let (leaf, out) = l.same[t.out as usize];
+        Ref::Leaf(leaf, out)
     }
 
     fn leaf(&mut self, node: &Arc<Node>, epoch: u64) -> usize {
@@ -176,8 +180,30 @@ impl Claim {
             offsets.push(offset);
         }
         node.mark.store(epoch | LEAF | self.leaves.len() as u64, Ordering::Relaxed);
-        self.leaves.push(Leaf { node: node.clone(), values, edges: 0, donated: false, layouts, offsets });
+        let mut leaf = Leaf { node: node.clone(), values, edges: 0, donated: false, layouts, offsets, same: SmallVec::new() };
+        leaf.same = (0..node.outs.len()).map(|out| self.first_like(&leaf, out)).collect();
+        self.leaves.push(leaf);
         self.leaves.len() - 1
+    }
+
+    /// One value under two names (a parameter and the alias that a gradient was recorded on) is one operand of the kernels that read both,
+    /// and no obstacle to overwriting it there.
+    fn first_like(&self, leaf: &Leaf, out: usize) -> (u32, u32) {
+        let own = (self.leaves.len() as u32, out as u32);
+        // Two references: its node's and ours.
+        let Some(value) = leaf.values[out].as_ref().filter(|v| Arc::strong_count(v) > 2) else { return own };
+        for l in &self.leaves {
+            for (k, v) in l.values.iter().enumerate() {
+                let same = v.as_ref().is_some_and(|v| Arc::ptr_eq(v, value))
+                    && l.node.outs[k].dtype == leaf.node.outs[out].dtype
+                    && l.offsets[k] == leaf.offsets[out]
+                    && l.layouts[k] == leaf.layouts[out];
+                if same {
+                    return l.same[k];
+                }
+            }
+        }
+        own
     }
 
     /// Before an owner's update: the pending nodes that hang on this claim (metrics, running statistics, recipes of what is updated). They
