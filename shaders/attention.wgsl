@@ -216,7 +216,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) num: vec
         for (var j = 0u; j < RV; j++) {
             let col = tx + 16u * j;
             if col < p.value_width {
-                out[(bh * p.queries + i) * p.value_width + col] = acc[n * RV + j] * scale;
+                out[((u32(b) * p.queries + i) * p.heads + u32(h)) * p.value_width + col] = acc[n * RV + j] * scale;
             }
         }
         if tx == 0u {

@@ -68,7 +68,7 @@ fn v_of(j: u32, d: u32) -> f32 {
 
 fn dout_of(i: u32, d: u32) -> f32 {
     if i >= p.queries || d >= p.value_width { return 0.0; }
-    return dout[((u32(b) * p.heads + u32(h)) * p.queries + i) * p.value_width + d];
+    return dout[((u32(b) * p.queries + i) * p.heads + u32(h)) * p.value_width + d];
 }
 
 // The weight of key j for query i, from its raw score.
@@ -261,8 +261,12 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) num: vec
 //#if KEYS
     }
     let count = p.keys;
+    let heads = kv_heads;
+    let own = u32(g);
 //#else
     let count = p.queries;
+    let heads = p.heads;
+    let own = u32(h);
 //#endif
     for (var n = 0u; n < RR; n++) {
         let row = r0 + ty + 16u * n;
@@ -271,7 +275,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) num: vec
         for (var j = 0u; j < RD; j++) {
             let col = tx + 16u * j;
             if col < p.width {
-                grad_a[(head * count + row) * p.width + col] = acc_a[n * RD + j];
+                grad_a[((u32(b) * count + row) * heads + own) * p.width + col] = acc_a[n * RD + j];
             }
         }
 //#endif
@@ -279,7 +283,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) num: vec
         for (var j = 0u; j < RV; j++) {
             let col = tx + 16u * j;
             if col < p.value_width {
-                grad_b[(head * count + row) * p.value_width + col] = acc_b[n * RV + j];
+                grad_b[((u32(b) * count + row) * heads + own) * p.value_width + col] = acc_b[n * RV + j];
             }
         }
 //#endif

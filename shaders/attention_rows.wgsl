@@ -1,6 +1,6 @@
 // What attention's gradients need of each query: its log-sum-exp beside sum(dout * out). Sixteen invocations share a row.
 
-struct Params { rows: u32, width: u32 }
+struct Params { rows: u32, width: u32, heads: u32, queries: u32 }
 
 @group(0) @binding(0) var<storage, read> out: array<f32>;
 @group(0) @binding(1) var<storage, read> dout: array<f32>;
@@ -29,6 +29,10 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) num: vec
         }
     }
     if live && lane == 0u {
-        rows[row] = vec2<f32>(lse[row], tile[t]);
+        // out and dout lie by batch, query, head; what belongs to a query by batch, head, query.
+        let h = row % p.heads;
+        let i = row / p.heads % p.queries;
+        let place = (row / p.heads / p.queries * p.heads + h) * p.queries + i;
+        rows[place] = vec2<f32>(lse[place], tile[t]);
     }
 }

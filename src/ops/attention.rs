@@ -34,8 +34,9 @@ pub struct Attention {
     pub dropout: f64,
 }
 
-/// From (q, k, v, mask or bias?), all of rank 4, to (out, log-sum-exp of the scores); the latter is auxiliary, and +∞ for a query that
-/// sees no key.
+/// From (q, k, v, mask or bias?), all of rank 4, to (out `[B, L, H, E]`, log-sum-exp of the scores `[B, H, L]`); the latter is auxiliary, and
+/// +∞ for a query that sees no key. The heads of a position lie side by side in the result (and in the gradients), as the product that follows
+/// wants them, and as the product before made them: there is no copy on either side.
 #[derive(Clone, Debug)]
 pub(super) struct Sdpa {
     pub extra: Extra,
@@ -44,7 +45,7 @@ pub(super) struct Sdpa {
     pub scalars: [Scalar; 2],
 }
 
-/// From (q, k, v, out, log-sum-exp, dout, mask or bias?) to those of (dq, dk, dv) that are wanted.
+/// From (q, k, v, out, log-sum-exp, dout, mask or bias?) to those of (dq, dk, dv) that are wanted, each with its axes 1 and 2 swapped, as in out.
 #[derive(Clone, Debug)]
 pub(super) struct SdpaBackward {
     pub forward: Sdpa,
@@ -141,7 +142,7 @@ impl Tensor {
             w.try_matmul(&widen(&v4, q4.dims()[1])?)?
         } else {
             let inputs: Vec<&Tensor> = [&q4, &k4, &v4].into_iter().chain(&extra).collect();
-            record(Arc::new(op), &inputs)?
+            record(Arc::new(op), &inputs)?.try_transpose(1, 2)?
         };
         out.try_reshape(shape)?.try_cast(self.dtype())
     }
@@ -285,7 +286,7 @@ impl Op for Sdpa {
         check_dtypes(OP, inputs, 3)?;
         let (q, v) = (inputs[0].shape(), inputs[2].shape());
         let dtype = inputs[0].dtype;
-        Ok(smallvec![Meta::new(dtype, [q[0], q[1], q[2], v[3]]), Meta::new(dtype, [q[0], q[1], q[2]])])
+        Ok(smallvec![Meta::new(dtype, [q[0], q[2], q[1], v[3]]), Meta::new(dtype, [q[0], q[1], q[2]])])
     }
 
     fn vjp(&self, ctx: &Vjp) -> Result<Vec<Option<Tensor>>> {
@@ -298,7 +299,10 @@ impl Op for Sdpa {
         let mut inputs = vec![q, k, v, &ctx.outputs[0], &ctx.outputs[1], ctx.cotangent()?];
         inputs.extend(ctx.inputs.get(3));
         let mut found = record_all(Arc::new(SdpaBackward { forward: self.clone(), needs }), &inputs)?.into_iter();
-        let mut grads: Vec<_> = needs.map(|n| if n { found.next() } else { None }).into();
+        let mut grads = Vec::with_capacity(ctx.inputs.len());
+        for n in needs {
+            grads.push(if n { found.next().map(|g| g.try_transpose(1, 2)).transpose()? } else { None });
+        }
         grads.resize(ctx.inputs.len(), None);
         Ok(grads)
     }
@@ -306,7 +310,7 @@ impl Op for Sdpa {
     fn decompose(&self, inputs: &[Tensor]) -> Option<Result<Vec<Tensor>>> {
         let build = || {
             let (w, lse) = self.weights(&inputs[0], &inputs[1], inputs.get(3))?;
-            Ok(vec![w.try_matmul(&widen(&inputs[2], inputs[0].dims()[1])?)?, lse])
+            Ok(vec![w.try_matmul(&widen(&inputs[2], inputs[0].dims()[1])?)?.try_transpose(1, 2)?, lse])
         };
         Some(build())
     }
@@ -340,7 +344,8 @@ impl Op for SdpaBackward {
 
     fn infer(&self, inputs: &[&Meta]) -> Result<Outputs> {
         check_dtypes(self.name(), inputs, 6)?;
-        Ok((0..3).filter(|&i| self.needs[i]).map(|i| Meta::new(inputs[i].dtype, inputs[i].shape())).collect())
+        let swapped = |s: &[usize]| [s[0], s[2], s[1], s[3]];
+        Ok((0..3).filter(|&i| self.needs[i]).map(|i| Meta::new(inputs[i].dtype, swapped(inputs[i].shape()))).collect())
     }
 
     fn saves(&self) -> Saves {
@@ -353,7 +358,8 @@ impl Op for SdpaBackward {
 
     fn decompose(&self, inputs: &[Tensor]) -> Option<Result<Vec<Tensor>>> {
         let build = || {
-            let [q, k, v, dout] = [0, 1, 2, 5].map(|i| &inputs[i]);
+            let [q, k, v] = [0, 1, 2].map(|i| &inputs[i]);
+            let dout = &inputs[5].try_transpose(1, 2)?;
             let (heads, kv_heads) = (q.dims()[1], k.dims()[1]);
             // The weights are computed anew and not from the saved log-sum-exp: only so do gradients flow through them.
             let (w, _) = self.forward.weights(q, k, inputs.get(6))?;
@@ -369,7 +375,7 @@ impl Op for SdpaBackward {
             if self.needs[2] {
                 outs.push(narrow(&w.try_transpose(-1, -2)?.try_matmul(dout)?, kv_heads)?);
             }
-            Ok(outs)
+            Ok(outs.iter().map(|g| g.try_transpose(1, 2)).collect::<Result<_>>()?)
         };
         Some(build())
     }

@@ -28,6 +28,24 @@ impl<T> Mat<T> {
         Mat { ptr: data.as_mut_ptr(), rows, cols, rs: cols as isize, cs: 1 }
     }
 
+    /// Rows of `cols` elements, `stride` apart, of a result.
+    fn rows(data: &Shared<T>, at: usize, rows: usize, cols: usize, stride: usize) -> Mat<T> {
+        let end = if rows * cols > 0 { (rows - 1) * stride + cols } else { 0 };
+        Mat { ptr: data.pointer(at, end), rows, cols, rs: stride as isize, cs: 1 }
+    }
+
+    /// # Safety
+    /// The matrix is valid, its rows are dense, and nothing else touches it.
+    unsafe fn fill(self, value: T)
+    where
+        T: Copy,
+    {
+        for r in 0..self.rows {
+            // SAFETY: as promised.
+            unsafe { std::slice::from_raw_parts_mut(self.ptr.offset(r as isize * self.rs), self.cols) }.fill(value);
+        }
+    }
+
     /// Rows `at..at + n` of the matrix of a batch and head. The tensor is of rank 4.
     fn of(data: &[T], l: &Layout, b: usize, h: usize, at: usize, n: usize) -> Mat<T> {
         let s = &l.strides;
@@ -215,15 +233,14 @@ fn forward_as<T: Real>(op: &Sdpa, ctx: &CpuCtx) {
     let [q, k, v] = [0, 1, 2].map(|i| (ctx.strided::<T>(i), ctx.layout(i)));
     let add = &Added::<T>::new(op, ctx, 3);
     let scale = T::of(ctx.scalars[0].as_f64());
-    let (out, lse) = (&Shared::new(ctx.output::<T>(0)), &Shared::new(ctx.output::<T>(1)));
+    let (result, lse) = (&Shared::new(ctx.output::<T>(0)), &Shared::new(ctx.output::<T>(1)));
     let blocks = d.queries.div_ceil(BQ);
     for_tasks(d.batch * d.heads * blocks, d.batch * d.heads * d.queries * d.keys * 8, |t| {
         let (b, h, i) = (t / blocks / d.heads, t / blocks % d.heads, t % blocks * BQ);
         let rows = BQ.min(d.queries - i);
-        let first = (b * d.heads + h) * d.queries + i;
         // SAFETY: each block of queries is one task's.
-        let (out, lse) = unsafe { (out.range(first * d.value_width, rows * d.value_width), lse.range(first, rows)) };
-        out.fill(T::ZERO);
+        let lse = unsafe { lse.range((b * d.heads + h) * d.queries + i, rows) };
+        let out = &mut vec![T::ZERO; rows * d.value_width][..];
         let (mut m, mut sum) = ([T::NEG_INF; BQ], [T::ZERO; BQ]);
         let (m, sum) = (&mut m[..rows], &mut sum[..rows]);
         let queries = Mat::of(q.0, q.1, b, h, i, rows);
@@ -240,6 +257,13 @@ fn forward_as<T: Real>(op: &Sdpa, ctx: &CpuCtx) {
             unsafe { product(Mat::block(out, rows, d.value_width), true, s, values, T::ONE) };
         }
         finish(out, lse, m, sum);
+        if d.value_width > 0 {
+            for (r, row) in out.chunks_exact(d.value_width).enumerate() {
+                let at = ((b * d.queries + i + r) * d.heads + h) * d.value_width;
+                // SAFETY: as above.
+                unsafe { result.range(at, d.value_width) }.copy_from_slice(row);
+            }
+        }
     });
 }
 
@@ -266,6 +290,7 @@ fn backward_as<T: Real>(op: &SdpaBackward, ctx: &CpuCtx) {
         on.then(|| ctx.output::<T>(next - 1))
     });
     let rows = d.batch * d.heads * d.queries;
+    // By batch, query, head: as out and dout lie.
     let mut delta = vec![T::ZERO; rows];
     if d.value_width > 0 {
         row_dots(dout, out, d.value_width, &mut delta);
@@ -290,16 +315,17 @@ fn backward_as<T: Real>(op: &SdpaBackward, ctx: &CpuCtx) {
     for_tasks(heads * ranges, rows * d.keys * 8, |t| {
         let (b, g, range) = (t / ranges / d.kv_heads, t / ranges % d.kv_heads, t % ranges);
         let (mut w, mut dw) = (vec![T::ZERO; BQ * BK], vec![T::ZERO; BQ * BK]);
+        let mut deltas = [T::ZERO; BQ];
         for j in (range * per_range..d.keys.min((range + 1) * per_range)).step_by(BK) {
             let cols = BK.min(d.keys - j);
-            let first_key = (b * d.kv_heads + g) * d.keys + j;
             let (keys, values) = (Mat::of(k.0, k.1, b, g, j, cols), Mat::of(v.0, v.1, b, g, j, cols));
             // SAFETY: each block of keys is one task's.
             let own = |t: &Option<Shared<T>>, width: usize| {
                 t.as_ref().map(|t| {
-                    let block = unsafe { t.range(first_key * width, cols * width) };
-                    block.fill(T::ZERO);
-                    Mat::block(block, cols, width)
+                    let at = ((b * d.keys + j) * d.kv_heads + g) * width;
+                    let block = Mat::rows(t, at, cols, width, d.kv_heads * width);
+                    unsafe { block.fill(T::ZERO) };
+                    block
                 })
             };
             let (dk, dv) = (own(&dk, d.width), own(&dv, d.value_width));
@@ -308,8 +334,10 @@ fn backward_as<T: Real>(op: &SdpaBackward, ctx: &CpuCtx) {
                     let n = BQ.min(d.queries - i);
                     let first = (b * d.heads + h) * d.queries + i;
                     let queries = Mat::of(q.0, q.1, b, h, i, n);
-                    let back = &dout[first * d.value_width..(first + n) * d.value_width];
-                    let back = Mat { ptr: back.as_ptr() as *mut T, rows: n, cols: d.value_width, rs: d.value_width as isize, cs: 1 };
+                    let at = (b * d.queries + i) * d.heads + h;
+                    let back = dout[(at * d.value_width).min(dout.len())..].as_ptr() as *mut T;
+                    let back = Mat { ptr: back, rows: n, cols: d.value_width, rs: (d.heads * d.value_width) as isize, cs: 1 };
+                    (0..n).for_each(|r| deltas[r] = delta[at + r * d.heads]);
                     let (wm, dwm) = (Mat::block(&mut w, n, cols), Mat::block(&mut dw, n, cols));
                     // SAFETY: w and dw are this task's, as are its blocks of dk and dv and its part of dq.
                     unsafe { product(wm, false, queries, keys.t(), scale) };
@@ -321,13 +349,13 @@ fn backward_as<T: Real>(op: &SdpaBackward, ctx: &CpuCtx) {
                         continue;
                     }
                     unsafe { product(dwm, false, back, values.t(), T::ONE) };
-                    score_gradient(&w[..n * cols], &mut dw[..n * cols], cols, &delta[first..first + n], scale);
+                    score_gradient(&w[..n * cols], &mut dw[..n * cols], cols, &deltas[..n], scale);
                     if let Some(dk) = dk {
                         unsafe { product(dk, true, dwm.t(), queries, T::ONE) };
                     }
                     if let Some(p) = partial {
-                        let at = if ranges > 1 { range * size } else { 0 } + first * d.width;
-                        unsafe { product(Mat::block(p.range(at, n * d.width), n, d.width), true, dwm, keys, T::ONE) };
+                        let at = if ranges > 1 { range * size } else { 0 } + at * d.width;
+                        unsafe { product(Mat::rows(p, at, n, d.width, d.heads * d.width), true, dwm, keys, T::ONE) };
                     }
                 }
             }

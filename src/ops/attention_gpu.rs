@@ -99,7 +99,7 @@ pub(super) fn backward(op: &SdpaBackward, ctx: &GpuCtx) -> Result<GpuKernel> {
         label: "attention_rows",
         source: include_str!("../../shaders/attention_rows.wgsl").into(),
         bindings: bind(&slots),
-        params: vec![query_rows.into(), d.value_width.into()],
+        params: [query_rows, d.value_width, d.heads, d.queries].map(Param::from).to_vec(),
         groups: grid(query_rows.div_ceil(16)),
         flops: 0,
     }));

@@ -100,6 +100,15 @@ impl Case {
     }
 }
 
+/// Axes 1 and 2 of a tensor of this shape swapped, as the kernels write their results.
+fn swapped(x: &[f64], [b, heads, l, d]: [usize; 4]) -> Vec<f64> {
+    let row = |r: usize| {
+        let (b, i, h) = (r / heads / l, r / heads % l, r % heads);
+        &x[((b * heads + h) * l + i) * d..][..d]
+    };
+    (0..b * l * heads).flat_map(row).copied().collect()
+}
+
 #[test]
 fn cpu_agrees_with_the_definition() {
     for case in cases() {
@@ -116,23 +125,25 @@ fn cpu_agrees_with_the_definition() {
             let mut inputs = vec![(dtype, &qs[..], &q[..]), (dtype, &ks, &k), (dtype, &vs, &v)];
             inputs.extend(with.then_some(extra));
             let (got, _) = cpu(&case.op(), &inputs).unwrap();
-            close(&got[0], &want[0], tol);
+            close(&got[0], &swapped(&want[0], out_shape), tol);
             close(&got[1], &want[1], tol);
             let rows = [qs[0], qs[1], qs[2]];
+            let swapped_shape = [qs[0], qs[2], qs[1], vs[3]];
+            let (out, back) = (swapped(&want[0], out_shape), swapped(&dout, out_shape));
             let mut inputs: Vec<crate::ops::rows::testing::In> = vec![
                 (dtype, &qs, &q),
                 (dtype, &ks, &k),
                 (dtype, &vs, &v),
-                (dtype, &out_shape, &want[0]),
+                (dtype, &swapped_shape, &out),
                 (dtype, &rows, &want[1]),
-                (dtype, &out_shape, &dout),
+                (dtype, &swapped_shape, &back),
             ];
             inputs.extend(with.then_some(extra));
             for bits in 1..8 {
                 let needs = [bits & 1 > 0, bits & 2 > 0, bits & 4 > 0];
                 let (got, _) = cpu(&SdpaBackward { forward: case.op(), needs }, &inputs).unwrap();
-                let wanted = (0..3).filter(|&i| needs[i]).map(|i| &want[2 + i]);
-                got.iter().zip(wanted).for_each(|(g, w)| close(g, w, 10.0 * tol));
+                let wanted = (0..3).filter(|&i| needs[i]).map(|i| swapped(&want[2 + i], [qs, ks, vs][i]));
+                got.iter().zip(wanted).for_each(|(g, w)| close(g, &w, 10.0 * tol));
             }
         }
     }
@@ -148,7 +159,7 @@ fn shaders_are_valid() {
         let mut inputs = vec![(f, &qs[..]), (f, &ks), (f, &vs)];
         inputs.extend(with.then_some(extra));
         gpu(&case.op(), &inputs);
-        let (out, rows) = ([qs[0], qs[1], qs[2], vs[3]], [qs[0], qs[1], qs[2]]);
+        let (out, rows) = ([qs[0], qs[2], qs[1], vs[3]], [qs[0], qs[1], qs[2]]);
         let mut inputs = vec![(f, &qs[..]), (f, &ks), (f, &vs), (f, &out), (f, &rows), (f, &out)];
         inputs.extend(with.then_some(extra));
         for bits in 1..8 {

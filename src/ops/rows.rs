@@ -182,6 +182,12 @@ impl<T> Shared<T> {
         Shared(s.as_mut_ptr(), s.len())
     }
 
+    /// Where element `at` lies; `len` elements from there on are in bounds.
+    pub fn pointer(&self, at: usize, len: usize) -> *mut T {
+        assert!(len == 0 || at + len <= self.1);
+        self.0.wrapping_add(at)
+    }
+
     /// The elements from `at` on.
     ///
     /// # Safety

@@ -29,6 +29,11 @@ static POOL: Mutex<BTreeMap<usize, Vec<usize>>> = Mutex::new(BTreeMap::new());
 static IN_USE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 static POOLED: AtomicUsize = AtomicUsize::new(0);
+/// The most that live buffers ever held.
+static HIGH: AtomicUsize = AtomicUsize::new(0);
+
+/// The pool keeps at most this many times what was ever in use at once, so that inputs of ever new sizes do not fill the memory.
+const KEPT: usize = 4;
 
 /// Bytes that live buffers hold now, the most that they ever held since [`reset_peak`], and bytes kept for reuse.
 pub(crate) fn usage() -> (usize, usize, usize) {
@@ -52,10 +57,12 @@ pub(crate) fn trim() {
     }
 }
 
-/// The size class of a request: eight steps between powers of two, so at most an eighth is lost.
+/// The size class of a request: eight steps between powers of two, so at most an eighth is lost; from 16 huge pages on whole huge pages, and at
+/// most a thirty-second.
 pub(crate) fn size_class(bytes: usize) -> usize {
     let bytes = bytes.max(64);
-    let step = (bytes.next_power_of_two() / 16).max(64);
+    let power = bytes.next_power_of_two();
+    let step = if bytes >= 16 * HUGE { (power / 64).max(HUGE) } else { (power / 16).max(64) };
     bytes.div_ceil(step) * step
 }
 
@@ -85,27 +92,37 @@ fn alignment(capacity: usize) -> usize {
     if capacity >= HUGE { HUGE } else { ALIGN }
 }
 
+/// A buffer of the pool: of this size class or, where classes lie close, of the smallest one that is at most an eighth larger.
+fn pooled(capacity: usize) -> Option<(usize, usize)> {
+    let most = if capacity >= 16 * HUGE { capacity + capacity / 8 } else { capacity };
+    let mut pool = POOL.lock().unwrap_or_else(|e| e.into_inner());
+    pool.range_mut(capacity..=most).find_map(|(&found, list)| Some((list.pop()?, found)))
+}
+
 impl CpuBuffer {
     /// Uninitialised memory (whatever an earlier tensor left there).
     pub fn new(bytes: usize) -> Result<CpuBuffer> {
         let capacity = size_class(bytes);
-        let pooled = {
-            let mut pool = POOL.lock().unwrap_or_else(|e| e.into_inner());
-            pool.get_mut(&capacity).and_then(Vec::pop)
-        };
-        let ptr = match pooled {
-            Some(p) => {
-                POOLED.fetch_sub(capacity, Ordering::Relaxed);
-                NonNull::new(p as *mut u8)
+        let (ptr, capacity) = match pooled(capacity) {
+            Some((p, found)) => {
+                POOLED.fetch_sub(found, Ordering::Relaxed);
+                (NonNull::new(p as *mut u8), found)
             }
-            // SAFETY: the size is not zero. Zeroed, so that reading a buffer is defined from the first use on.
-            None => allocate(capacity),
+            // Zeroed, so that reading a buffer is defined from the first use on.
+            None => match allocate(capacity) {
+                Some(p) => (Some(p), capacity),
+                None => {
+                    trim();
+                    (allocate(capacity), capacity)
+                }
+            },
         };
         let Some(ptr) = ptr else {
             return Err(Error::OutOfMemory { device: "cpu".into(), bytes, message: "the allocator refused".into() });
         };
         let now = IN_USE.fetch_add(capacity, Ordering::Relaxed) + capacity;
         PEAK.fetch_max(now, Ordering::Relaxed);
+        HIGH.fetch_max(now, Ordering::Relaxed);
         Ok(CpuBuffer { ptr, len: bytes, capacity, map: None, borrowed: false })
     }
 
@@ -166,9 +183,13 @@ impl Drop for CpuBuffer {
     fn drop(&mut self) {
         if self.map.is_none() && !self.borrowed {
             IN_USE.fetch_sub(self.capacity, Ordering::Relaxed);
-            POOLED.fetch_add(self.capacity, Ordering::Relaxed);
+            let kept = POOLED.fetch_add(self.capacity, Ordering::Relaxed) + self.capacity;
             let mut pool = POOL.lock().unwrap_or_else(|e| e.into_inner());
             pool.entry(self.capacity).or_default().push(self.ptr.as_ptr() as usize);
+            drop(pool);
+            if kept > KEPT * HIGH.load(Ordering::Relaxed).max(16 * HUGE) {
+                trim();
+            }
         }
     }
 }
@@ -184,6 +205,16 @@ mod tests {
         let b = CpuBuffer::new(size - 1000).unwrap();
         assert_eq!(b.as_ptr(), p);
         assert!(size_class(size) < size + size / 8 + 64);
+    }
+
+    #[test]
+    fn large_buffers_lose_little_and_serve_their_neighbours() {
+        for size in [40 << 20, 77_275_136, (1 << 30) + 1] {
+            assert!(size_class(size) <= size + size / 32 + HUGE && size_class(size).is_multiple_of(HUGE));
+        }
+        let size = 200 << 20;
+        let p = CpuBuffer::new(size).unwrap().as_ptr();
+        assert_eq!(CpuBuffer::new(size - (9 << 20)).unwrap().as_ptr(), p);
     }
 
     #[test]
