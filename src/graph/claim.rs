@@ -392,14 +392,14 @@ pub(super) fn finish(node: &Node, body: &mut Body, values: SmallVec<[Option<Arc<
 }
 
 impl Claim {
-    /// Hands out the values: `value` gives the memory of an entry's output.
-    pub fn commit(&mut self, value: impl Fn(usize, usize) -> Option<Arc<Storage>>) {
+    /// Hands out the values: the memory of every output of every kept entry, in their order.
+    pub fn commit(&mut self, mut values: impl Iterator<Item = Option<Arc<Storage>>>) {
         for i in 0..self.entries.len() {
             let e = &self.entries[i];
             if !e.keep {
                 continue;
             }
-            let values = (0..e.node.outs.len()).map(|out| value(i, out)).collect();
+            let values = values.by_ref().take(e.node.outs.len()).collect();
             let node = e.node.clone();
             let mut body = node.body();
             finish(&node, &mut body, values, e.taped, &mut self.garbage);

@@ -61,8 +61,8 @@ pub(super) struct Plan {
     /// Bytes of the memory that holds all intermediate values of a replay on the CPU.
     pub arena: usize,
     pub steps: Vec<Step>,
-    /// The buffer of an entry's output that outlives the flush.
-    pub results: HashMap<(usize, usize), usize>,
+    /// The buffers of the outputs that outlive the flush: all of an entry's, by entry.
+    pub results: Vec<usize>,
     pub donations: u64,
     /// Some step is large enough for several threads.
     pub wide: bool,
@@ -293,7 +293,7 @@ impl<'a> Planner<'a> {
                 let s = self.slot(base);
                 self.slots[s].pinned = true;
                 self.slots[s].root |= e.root;
-                plan.results.insert((i, out), s);
+                plan.results.push(s);
             }
         }
         if self.device.is_gpu() {
@@ -344,7 +344,7 @@ impl<'a> Planner<'a> {
             }
         }
         // Results that no step computes: empty tensors, and leaves seen through a view.
-        let pinned: Vec<usize> = plan.results.values().copied().collect();
+        let pinned = plan.results.clone();
         for s in pinned {
             self.place_leaf(s, &mut plan);
             if self.slots[s].buffer == usize::MAX {
@@ -356,7 +356,7 @@ impl<'a> Planner<'a> {
             self.pack(&mut plan);
         }
         plan.wide = self.slots.iter().any(|s| s.bytes >= WIDE);
-        plan.results.values_mut().for_each(|s| *s = self.slots[*s].buffer);
+        plan.results.iter_mut().for_each(|s| *s = self.slots[*s].buffer);
         let map: Vec<usize> = self.slots.iter().map(|s| s.buffer).collect();
         plan.steps = std::mem::take(&mut self.steps);
         for step in &mut plan.steps {
