@@ -43,6 +43,7 @@ pub fn expand(item: TokenStream) -> Result<TokenStream> {
             #[doc = ""]
             #[doc = #panics]
             #[track_caller]
+            #[cfg_attr(no_panicking_ops, deprecated(note = "inside the library, call the `try_` form"))]
             #vis #sig {
                 match #call {
                     Ok(value) => value,

@@ -375,7 +375,7 @@ impl Op for SdpaBackward {
             if self.needs[2] {
                 outs.push(narrow(&w.try_transpose(-1, -2)?.try_matmul(dout)?, kv_heads)?);
             }
-            Ok(outs.iter().map(|g| g.try_transpose(1, 2)).collect::<Result<_>>()?)
+            outs.iter().map(|g| g.try_transpose(1, 2)).collect()
         };
         Some(build())
     }
