@@ -471,9 +471,9 @@ impl<'a> Planner<'a> {
             }
             Work::Reduce(_) => Vec::new(),
         };
-        // An owner's new value has the first claim on its old one.
+        // An owner's new value has the first claim on its old one, and takes that rather than a value of this flush (its gradient).
         let mut pairs = pairs;
-        pairs.sort_by_key(|p| !self.slots[p.1].root);
+        pairs.sort_by_key(|&(from, to)| (!self.slots[to].root, self.slots[from].leaf.is_none()));
         let mut refused: Vec<(usize, usize)> = Vec::new();
         for (from, to) in pairs {
             if self.slots[to].buffer != usize::MAX {
