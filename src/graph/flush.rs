@@ -81,6 +81,15 @@ struct Executor {
 
 static EXECUTOR: Mutex<Option<Executor>> = Mutex::new(None);
 
+/// Keeps flushes from starting, if none is running.
+pub(super) fn idle() -> Option<impl Sized> {
+    match EXECUTOR.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(std::sync::TryLockError::Poisoned(e)) => Some(e.into_inner()),
+        Err(std::sync::TryLockError::WouldBlock) => None,
+    }
+}
+
 /// Computes the roots, on whatever devices they are.
 pub(crate) fn flush(roots: &[Tensor]) -> Result<()> {
     flush_with(roots, false)

@@ -50,8 +50,13 @@ pub(crate) fn push(tensor: &Tensor, class: &Class) {
             w.bytes += tensor.node.outs.iter().map(|o| (o.layout.numel() * o.dtype.size()) as u64).sum::<u64>();
         }
         if w.nodes.len() >= w.sweep {
-            w.nodes.retain(|n| n.upgrade().is_some_and(|n| n.state.load(Ordering::Relaxed) == PENDING));
-            w.sweep = (2 * w.nodes.len()).clamp(4096, MAX_NODES);
+            // Looking at a node holds it for a moment: not while a flush of another thread counts the handles on it.
+            if let Some(_idle) = flush::idle() {
+                w.nodes.retain(|n| n.upgrade().is_some_and(|n| n.state.load(Ordering::Relaxed) == PENDING));
+                w.sweep = (2 * w.nodes.len()).clamp(4096, MAX_NODES);
+            } else {
+                w.sweep += 256;
+            }
         }
         w.nodes.len() >= MAX_NODES || w.bytes > MAX_BYTES
     };
