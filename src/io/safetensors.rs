@@ -44,6 +44,11 @@ pub fn load(path: impl AsRef<Path>) -> Result<StateDict> {
     // This checks that the header lies in the file, and that the tensors' ranges follow each other, are as long as shape and
     // dtype demand, and fill the file.
     let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| Error::format(path, e.to_string()))?;
+    // The parser keeps the last of several tensors of one name.
+    let names = map.get(8..8 + header).map_or(0, count_names);
+    if names != metadata.tensors().len() {
+        return Err(Error::format(path, format!("{names} tensors under {} names: each name may stand once", metadata.tensors().len())));
+    }
     let mut dict = StateDict::new();
     for (name, info) in metadata.tensors() {
         let Some(dtype) = dtype(info.dtype) else {
@@ -66,10 +71,40 @@ pub fn load(path: impl AsRef<Path>) -> Result<StateDict> {
     Ok(dict)
 }
 
+/// The number of keys of a JSON object, each time that one stands there, but for `__metadata__`.
+fn count_names(json: &[u8]) -> usize {
+    let (mut depth, mut count) = (0u32, 0);
+    let (mut start, mut key): (Option<usize>, &[u8]) = (None, b"");
+    let mut escaped = false;
+    for (i, &c) in json.iter().enumerate() {
+        match (start, c) {
+            (Some(_), _) if escaped => escaped = false,
+            (Some(_), b'\\') => escaped = true,
+            (Some(from), b'"') => (start, key) = (None, &json[from..i]),
+            (Some(_), _) => {}
+            (None, b'"') => start = Some(i + 1),
+            (None, b'{' | b'[') => depth += 1,
+            (None, b'}' | b']') => depth = depth.saturating_sub(1),
+            (None, b':') if depth == 1 && key != b"__metadata__" => count += 1,
+            _ => {}
+        }
+    }
+    count
+}
+
 /// Saves tensors. They are written one by one: there is no second copy of all of them.
 ///
 /// # Errors
 /// `Error::Io` for the file (which then keeps its old content), or what evaluating and reading the tensors can give.
+///
+/// ```
+/// use fornax::{Device, Tensor, io::safetensors, io::StateDict};
+/// let path = std::env::temp_dir().join(format!("fornax-save-{}.safetensors", std::process::id()));
+/// safetensors::save(&path, &StateDict::from([("w".to_string(), Tensor::zeros([2, 3], Device::cpu()))]))?;
+/// assert_eq!(safetensors::load(&path)?["w"].dims(), [2, 3]);
+/// # std::fs::remove_file(&path).ok();
+/// # Ok::<(), fornax::Error>(())
+/// ```
 pub fn save(path: impl AsRef<Path>, tensors: &StateDict) -> Result<()> {
     let path = path.as_ref();
     let all: Vec<&Tensor> = tensors.values().collect();

@@ -143,6 +143,109 @@ fn lying_files_are_errors() {
     assert_eq!(safetensors::load(&path).unwrap()["x"].to_vec::<f32>().unwrap().len(), 0);
 }
 
+#[test]
+fn hostile_headers_are_errors() {
+    let x = |from, to| format!("\"x\":{}", entry("F32", "[1]", from, to));
+    // One name twice, as it is and in another spelling: over the same bytes, and over others.
+    for (a, b) in [((0, 4), (0, 4)), ((0, 4), (4, 8)), ((4, 8), (0, 4))] {
+        for size in [4, 8] {
+            refused(&file(&format!("{{{},{}}}", x(a.0, a.1), x(b.0, b.1)), &vec![0; size]));
+            refused(&file(&format!("{{{},{}}}", x(a.0, a.1), x(b.0, b.1).replace("\"x\"", "\"\\u0078\"")), &vec![0; size]));
+        }
+    }
+    let e = refused(&file(&format!("{{{},{}}}", x(0, 4), x(0, 4)), &[0; 4]));
+    assert!(e.contains("2 tensors under 1 names"), "{e}");
+    refused(&file(&format!("{{\"__metadata__\":{{}},\"__metadata__\":{{}},{}}}", x(0, 4)), &[0; 4]));
+    // Names that look like structure are names.
+    let odd = "a\\\"{[:,]}\\\\";
+    let (_folder, path) =
+        write(&file(&format!("{{\"__metadata__\":{{\"a:{{\":\"b\"}},\"{odd}\":{}}}", entry("F32", "[1]", 0, 4)), &[0; 4]));
+    assert_eq!(safetensors::load(&path).unwrap()["a\"{[:,]}\\"].numel(), 1);
+    // Tensors of no bytes: between others and at the end, but not past it, and not inside another.
+    let with = |from: u64| {
+        format!("{{\"e\":{},\"x\":{},\"y\":{}}}", entry("F32", "[0,3]", from, from), entry("F32", "[1]", 0, 4), entry("F32", "[1]", 4, 8))
+    };
+    for (from, good) in [(0, true), (4, true), (8, true), (2, false), (12, false), (u64::MAX, false)] {
+        let bytes = file(&with(from), &[0; 8]);
+        if good {
+            let (_folder, path) = write(&bytes);
+            assert_eq!(safetensors::load(&path).unwrap()["e"].dims(), [0, 3], "{from}");
+        } else {
+            refused(&bytes);
+        }
+    }
+    // Bytes that are no UTF-8: in a name, in the metadata, everywhere.
+    let mut bytes = file(&format!("{{{}}}", x(0, 4)), &[0; 4]);
+    bytes[10] = 0xff;
+    refused(&bytes);
+    refused(&file(&"\u{fffd}".repeat(9), &[]));
+    let mut bytes = file("{\"__metadata__\":{\"a\":\"bc\"}}", &[]);
+    let at = bytes.len() - 5;
+    bytes[at..at + 2].copy_from_slice(&[0xc3, 0x28]);
+    refused(&bytes);
+    // Nesting, closed and open, in every place.
+    for n in [200, 100_000] {
+        let (open, close) = ("[".repeat(n), "]".repeat(n));
+        let objects = format!("{}0{}", "{\"a\":".repeat(n), "}".repeat(n));
+        refused(&file(&format!("{open}{close}"), &[]));
+        refused(&file(&objects, &[]));
+        refused(&file(&format!("{{\"__metadata__\":{objects}}}"), &[]));
+        refused(&file(&format!("{{\"__metadata__\":{{\"a\":{open}{close}}}}}"), &[]));
+        refused(&file(&format!("{{\"x\":{{\"dtype\":\"F32\",\"shape\":{open}{close},\"data_offsets\":[0,4]}}}}"), &[0; 4]));
+        refused(&file(&format!("{{\"x\":{{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":{open}"), &[0; 4]));
+    }
+    // Fields of the wrong kind, missing, or twice.
+    for entry in [
+        "{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0]}",
+        "{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4,8]}",
+        "{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[-4,0]}",
+        "{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4.5]}",
+        "{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,99999999999999999999999]}",
+        "{\"dtype\":\"F32\",\"shape\":[99999999999999999999999],\"data_offsets\":[0,4]}",
+        "{\"dtype\":\"F32\",\"shape\":1,\"data_offsets\":[0,4]}",
+        "{\"dtype\":32,\"shape\":[1],\"data_offsets\":[0,4]}",
+        "{\"dtype\":\"F32\",\"data_offsets\":[0,4]}",
+        "{\"shape\":[1],\"data_offsets\":[0,4]}",
+        "{\"dtype\":\"F32\",\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}",
+        "null",
+        "[\"F32\",[1]]",
+    ] {
+        refused(&file(&format!("{{\"x\":{entry}}}"), &[0; 4]));
+    }
+    refused(&file("{\"__metadata__\":{\"a\":1}}", &[]));
+    refused(&file("{\"__metadata__\":[]}", &[]));
+    refused(&file("{}{}", &[]));
+}
+
+#[test]
+fn a_huge_header_is_refused_without_reading_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.safetensors");
+    // A sparse file that is as long as it says.
+    let file = std::fs::File::create(&path).unwrap();
+    file.set_len(1 << 33).unwrap();
+    for n in [100_000_001u64, 1 << 32, (1 << 33) - 8] {
+        use std::io::{Seek, Write};
+        (&file).rewind().unwrap();
+        (&file).write_all(&n.to_le_bytes()).unwrap();
+        let start = std::time::Instant::now();
+        assert!(matches!(safetensors::load(&path), Err(Error::Format { .. })), "{n}");
+        assert!(start.elapsed().as_secs() < 5, "{n} took {:?}", start.elapsed());
+    }
+}
+
+#[test]
+fn many_axes_and_many_tensors_load() {
+    // 5,000 axes of size one, and 20,000 tensors.
+    let ones = format!("[{}]", vec!["1"; 5000].join(","));
+    let (_folder, path) = write(&file(&format!("{{\"x\":{}}}", entry("F32", &ones, 0, 4)), &[0; 4]));
+    assert_eq!(safetensors::load(&path).unwrap()["x"].rank(), 5000);
+    let all: Vec<String> = (0..20_000).map(|i| format!("\"{i}\":{}", entry("U8", "[1]", i, i + 1))).collect();
+    let (_folder, path) = write(&file(&format!("{{{}}}", all.join(",")), &vec![3; 20_000]));
+    let dict = safetensors::load(&path).unwrap();
+    assert_eq!((dict.len(), dict["19999"].to_vec::<u8>().unwrap()), (20_000, vec![3]));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
