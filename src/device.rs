@@ -25,11 +25,20 @@ pub(crate) enum Kind {
 
 impl Device {
     /// The CPU.
+    ///
+    /// ```
+    /// let x = fornax::Tensor::zeros(3, fornax::Device::cpu());
+    /// assert_eq!(x.device().to_string(), "cpu");
+    /// ```
     pub const fn cpu() -> Device {
         Device(Kind::Cpu)
     }
 
     /// Whether this is a GPU.
+    ///
+    /// ```
+    /// assert!(!fornax::Device::cpu().is_gpu());
+    /// ```
     pub const fn is_gpu(self) -> bool {
         matches!(self.0, Kind::Gpu(_))
     }
@@ -47,6 +56,14 @@ impl Device {
     ///
     /// # Errors
     /// `Error::Device` where there is no such adapter, or where the crate was built without the feature `wgpu`.
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor};
+    /// if let Ok(gpu) = Device::gpu(0) {
+    ///     assert_eq!(Tensor::ones(3, gpu).sum(()).item::<f32>()?, 3.0);
+    /// }
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn gpu(n: usize) -> Result<Device> {
         #[cfg(feature = "wgpu")]
         {
@@ -58,6 +75,12 @@ impl Device {
     }
 
     /// The first hardware GPU, or the CPU where there is none. Never a software adapter.
+    ///
+    /// ```
+    /// let device = fornax::Device::best();
+    /// let x = fornax::Tensor::zeros(3, device);
+    /// assert_eq!(x.device(), device);
+    /// ```
     pub fn best() -> Device {
         #[cfg(feature = "wgpu")]
         if crate::backend::gpu::open(0, false).is_ok() {
@@ -70,6 +93,15 @@ impl Device {
     ///
     /// # Errors
     /// `Error::Device` where the variable says something else or the device is not there.
+    ///
+    /// ```
+    /// use fornax::Device;
+    /// // FORNAX_DEVICE=gpu:1 my-program
+    /// let device = Device::from_env()?;
+    /// // The same names as text.
+    /// assert_eq!("cpu".parse::<Device>()?, Device::cpu());
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn from_env() -> Result<Device> {
         match std::env::var("FORNAX_DEVICE") {
             Ok(name) if !name.is_empty() => name.parse(),

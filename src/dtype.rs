@@ -47,6 +47,10 @@ impl DType {
         [DType::Bool, DType::U8, DType::I32, DType::U32, DType::I64, DType::F16, DType::BF16, DType::F32, DType::F64];
 
     /// Bytes of one element in host memory.
+    ///
+    /// ```
+    /// assert_eq!(fornax::DType::BF16.size(), 2);
+    /// ```
     pub const fn size(self) -> usize {
         match self {
             DType::Bool | DType::U8 => 1,
@@ -57,6 +61,11 @@ impl DType {
     }
 
     /// Bytes of one element in GPU memory (a bool takes a whole word there).
+    ///
+    /// ```
+    /// use fornax::DType;
+    /// assert_eq!((DType::Bool.size(), DType::Bool.gpu_size()), (1, 4));
+    /// ```
     pub const fn gpu_size(self) -> usize {
         match self {
             DType::Bool => 4,
@@ -65,21 +74,41 @@ impl DType {
     }
 
     /// Whether this is a floating-point dtype: the ones that can carry gradients.
+    ///
+    /// ```
+    /// use fornax::DType;
+    /// assert!(DType::F16.is_float() && !DType::I32.is_float());
+    /// ```
     pub const fn is_float(self) -> bool {
         matches!(self, DType::F16 | DType::BF16 | DType::F32 | DType::F64)
     }
 
     /// Whether this is an integer dtype (`Bool` is not).
+    ///
+    /// ```
+    /// use fornax::DType;
+    /// assert!(DType::U8.is_int() && !DType::Bool.is_int());
+    /// ```
     pub const fn is_int(self) -> bool {
         matches!(self, DType::U8 | DType::I32 | DType::U32 | DType::I64)
     }
 
     /// Whether a GPU can hold this dtype.
+    ///
+    /// ```
+    /// use fornax::DType;
+    /// assert!(DType::F16.on_gpu() && !DType::F64.on_gpu());
+    /// ```
     pub const fn on_gpu(self) -> bool {
         !matches!(self, DType::I64 | DType::F64)
     }
 
     /// The dtype in which arithmetic on this one is done: f32 for f16 and bf16, itself otherwise.
+    ///
+    /// ```
+    /// use fornax::DType;
+    /// assert_eq!((DType::F16.compute(), DType::I32.compute()), (DType::F32, DType::I32));
+    /// ```
     pub const fn compute(self) -> DType {
         match self {
             DType::F16 | DType::BF16 => DType::F32,
@@ -89,6 +118,12 @@ impl DType {
 
     /// The dtype of an operation between two dtypes, by PyTorch's promotion lattice: a float beats an integer, the wider beats the
     /// narrower, f16 with bf16 gives f32, a signed with an unsigned integer of its size gives i64.
+    ///
+    /// ```
+    /// use fornax::DType::*;
+    /// assert_eq!(I32.promote(F16), F16);
+    /// assert_eq!(F16.promote(BF16), F32);
+    /// ```
     pub fn promote(self, other: DType) -> DType {
         use DType::*;
         if self == other {
@@ -103,6 +138,10 @@ impl DType {
     }
 
     /// The short name used in messages: `f32`, `i64`, `bool`.
+    ///
+    /// ```
+    /// assert_eq!(fornax::DType::BF16.name(), "bf16");
+    /// ```
     pub const fn name(self) -> &'static str {
         match self {
             DType::Bool => "bool",

@@ -22,11 +22,20 @@ pub struct Shape(SmallVec<[usize; 6]>);
 
 impl Shape {
     /// The number of axes.
+    ///
+    /// ```
+    /// assert_eq!(fornax::Shape::from([2, 3]).rank(), 2);
+    /// ```
     pub fn rank(&self) -> usize {
         self.0.len()
     }
 
     /// The number of elements: 1 for a scalar.
+    ///
+    /// ```
+    /// assert_eq!(fornax::Shape::from([2, 3]).numel(), 6);
+    /// assert_eq!(fornax::Shape::from(()).numel(), 1);
+    /// ```
     pub fn numel(&self) -> usize {
         self.0.iter().product()
     }
@@ -58,6 +67,12 @@ impl Shape {
     }
 
     /// The shape that both broadcast to by NumPy's rule: aligned at the last axis, a size of 1 stretches.
+    ///
+    /// ```
+    /// use fornax::Shape;
+    /// assert_eq!(Shape::from([4, 1]).broadcast(&Shape::from([3])), Some(Shape::from([4, 3])));
+    /// assert_eq!(Shape::from([2]).broadcast(&Shape::from([3])), None);
+    /// ```
     pub fn broadcast(&self, other: &Shape) -> Option<Shape> {
         if self == other {
             return Some(self.clone());

@@ -47,6 +47,14 @@ macro_rules! counters {
         }
 
         /// The counters now.
+        ///
+        /// ```
+        /// use fornax::{Device, Tensor, stats};
+        /// let x = Tensor::ones(100, Device::cpu());
+        /// x.eval()?;
+        /// assert!(stats().cpu_bytes >= 400);
+        /// # Ok::<(), fornax::Error>(())
+        /// ```
         pub fn stats() -> Stats {
             let (used, peak, pooled) = crate::backend::cpu::memory::usage();
             #[allow(unused_mut)]
@@ -73,6 +81,12 @@ macro_rules! counters {
 
         impl Stats {
             /// What was counted after `earlier` (memory figures are taken as they are now).
+            ///
+            /// ```
+            /// let before = fornax::stats();
+            /// let x = fornax::Tensor::ones(3, fornax::Device::cpu());
+            /// assert!(fornax::stats().since(&before).recorded >= 1);
+            /// ```
             pub fn since(&self, earlier: &Stats) -> Stats {
                 Stats { $($name: self.$name - earlier.$name,)* ..*self }
             }
@@ -116,6 +130,14 @@ pub(crate) fn count(counter: &'static AtomicU64, n: u64) {
 }
 
 /// Starts a new measurement of peak memory.
+///
+/// ```
+/// use fornax::{Device, Tensor};
+/// fornax::reset_peak();
+/// Tensor::ones(1000, Device::cpu()).eval()?;
+/// assert!(fornax::stats().cpu_peak_bytes >= 4000);
+/// # Ok::<(), fornax::Error>(())
+/// ```
 pub fn reset_peak() {
     crate::backend::cpu::memory::reset_peak();
     #[cfg(feature = "wgpu")]
@@ -123,6 +145,11 @@ pub fn reset_peak() {
 }
 
 /// Gives pooled memory back to the system.
+///
+/// ```
+/// fornax::trim();
+/// println!("{} bytes are kept for reuse", fornax::stats().cpu_pooled_bytes);
+/// ```
 pub fn trim() {
     crate::backend::cpu::memory::trim();
     #[cfg(feature = "wgpu")]

@@ -29,6 +29,15 @@ impl Table {
     ///
     /// # Errors
     /// `Error::Io` for the file; `Error::Format` with line and column for a row of another length, or a field that is no number.
+    ///
+    /// ```
+    /// use fornax::data::Table;
+    /// let path = std::env::temp_dir().join(format!("fornax-table-{}.csv", std::process::id()));
+    /// std::fs::write(&path, "x,y\n1,2\n3,4\n").unwrap();
+    /// assert_eq!(Table::read(&path)?.rows(), 2);
+    /// # std::fs::remove_file(&path).ok();
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn read(path: impl AsRef<Path>) -> Result<Table> {
         let path = path.as_ref();
         let file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
@@ -39,6 +48,13 @@ impl Table {
     ///
     /// # Errors
     /// As [`read`](Table::read).
+    ///
+    /// ```
+    /// use fornax::data::Table;
+    /// let table = Table::parse("points", "x, y\n1, 2\n3, 4\n")?;
+    /// assert!(Table::parse("points", "x\nfour\n").is_err());
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn parse(name: &str, text: &str) -> Result<Table> {
         Table::from_reader(name, text.as_bytes())
     }
@@ -77,16 +93,37 @@ impl Table {
     }
 
     /// The names of the columns.
+    ///
+    /// ```
+    /// use fornax::data::Table;
+    /// let table = Table::parse("points", "x, y\n1, 2\n3, 4\n")?;
+    /// assert_eq!(table.columns(), ["x", "y"]);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn columns(&self) -> &[String] {
         &self.columns
     }
 
     /// The number of rows.
+    ///
+    /// ```
+    /// use fornax::data::Table;
+    /// let table = Table::parse("points", "x, y\n1, 2\n3, 4\n")?;
+    /// assert_eq!(table.rows(), 2);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn rows(&self) -> usize {
         self.values.len() / self.columns.len()
     }
 
     /// A row's numbers, in the order of the columns; empty past the end.
+    ///
+    /// ```
+    /// use fornax::data::Table;
+    /// let table = Table::parse("points", "x, y\n1, 2\n3, 4\n")?;
+    /// assert_eq!(table.row(1), [3.0, 4.0]);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn row(&self, row: usize) -> &[f64] {
         let n = self.columns.len();
         self.values.get(row * n..(row + 1) * n).unwrap_or_default()
@@ -101,6 +138,13 @@ impl Table {
     ///
     /// # Errors
     /// `Error::Format` where there is no such column.
+    ///
+    /// ```
+    /// use fornax::data::Table;
+    /// let table = Table::parse("points", "x, y\n1, 2\n3, 4\n")?;
+    /// assert_eq!(table.column("y")?, [2.0, 4.0]);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn column(&self, column: &str) -> Result<Vec<f64>> {
         let i = self.find(column)?;
         Ok((0..self.rows()).map(|r| self.row(r)[i]).collect())
@@ -110,6 +154,14 @@ impl Table {
     ///
     /// # Errors
     /// `Error::Format` where there is no such column; memory.
+    ///
+    /// ```
+    /// use fornax::data::Table;
+    /// let table = Table::parse("points", "x, y\n1, 2\n3, 4\n")?;
+    /// let x = table.tensor(&["y", "x"], fornax::Device::cpu())?;
+    /// assert_eq!(x.dims(), [2, 2]);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn tensor(&self, columns: &[&str], device: Device) -> Result<Tensor> {
         let picked: Vec<usize> = columns.iter().map(|c| self.find(c)).collect::<Result<_>>()?;
         let values: Vec<f32> = (0..self.rows()).flat_map(|r| picked.iter().map(move |&i| self.row(r)[i] as f32)).collect();

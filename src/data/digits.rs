@@ -4,6 +4,13 @@ use super::{Table, TensorDataset};
 use crate::{Device, Error, Result, Tensor};
 
 /// 1797 handwritten digits of 8×8 pixels, split into rows to train on and rows to test on.
+///
+/// ```
+/// let digits = fornax::data::digits(fornax::Device::cpu())?;
+/// let [images, labels] = digits.train.tensors();
+/// assert_eq!((images.dims(), labels.dims()), (&[1259, 1, 8, 8][..], &[1259][..]));
+/// # Ok::<(), fornax::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct Digits {
     /// 1259 images `[n, 1, 8, 8]` with values from 0 to 1, and their labels `[n]`, i32 from 0 to 9.

@@ -23,38 +23,105 @@ pub struct DataLoader<D> {
 
 impl<D: Dataset> DataLoader<D> {
     /// Batches of `batch_size` rows (at least one), in the order of the data set.
+    ///
+    /// ```
+    /// use fornax::data::{DataLoader, TensorDataset};
+    /// use fornax::{Device, Tensor};
+    /// let set = TensorDataset::new([Tensor::arange(0, 5, 1, Device::cpu())])?;
+    /// let loader = DataLoader::new(set, 2);
+    /// assert_eq!(loader.len(), 3);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn new(dataset: D, batch_size: usize) -> DataLoader<D> {
         DataLoader { dataset, batch_size: batch_size.max(1), seed: None, drop_last: false }
     }
 
     /// Takes the rows of each epoch in another random order, given by the seed.
+    ///
+    /// ```
+    /// use fornax::data::{DataLoader, TensorDataset};
+    /// use fornax::{Device, Tensor};
+    /// let set = TensorDataset::new([Tensor::arange(0, 5, 1, Device::cpu())])?;
+    /// let loader = DataLoader::new(set, 5).shuffle(42);
+    /// let order = |epoch| loader.epoch(epoch).next().unwrap().unwrap()[0].to_vec::<f32>();
+    /// assert_eq!(order(0)?, order(0)?);
+    /// assert_ne!((order(0)?, order(1)?), (order(1)?, order(2)?));
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn shuffle(mut self, seed: u64) -> DataLoader<D> {
         self.seed = Some(seed);
         self
     }
 
     /// Whether a last batch that is smaller than the others is left out (it is not).
+    ///
+    /// ```
+    /// use fornax::data::{DataLoader, TensorDataset};
+    /// use fornax::{Device, Tensor};
+    /// let set = TensorDataset::new([Tensor::arange(0, 5, 1, Device::cpu())])?;
+    /// assert_eq!(DataLoader::new(set, 2).drop_last(true).len(), 2);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn drop_last(mut self, drop_last: bool) -> DataLoader<D> {
         self.drop_last = drop_last;
         self
     }
 
     /// The number of batches in an epoch.
+    ///
+    /// ```
+    /// use fornax::data::{DataLoader, TensorDataset};
+    /// use fornax::{Device, Tensor};
+    /// let set = TensorDataset::new([Tensor::arange(0, 5, 1, Device::cpu())])?;
+    /// assert_eq!(DataLoader::new(set, 4).len(), 2);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn len(&self) -> usize {
         if self.drop_last { self.dataset.len() / self.batch_size } else { self.dataset.len().div_ceil(self.batch_size) }
     }
 
     /// Whether there is no batch.
+    ///
+    /// ```
+    /// use fornax::data::{DataLoader, TensorDataset};
+    /// use fornax::{Device, Tensor};
+    /// let set = TensorDataset::new([Tensor::arange(0, 5, 1, Device::cpu())])?;
+    /// assert!(!DataLoader::new(set, 4).is_empty());
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// The data set.
+    ///
+    /// ```
+    /// use fornax::data::Dataset;
+    /// use fornax::data::{DataLoader, TensorDataset};
+    /// use fornax::{Device, Tensor};
+    /// let set = TensorDataset::new([Tensor::arange(0, 5, 1, Device::cpu())])?;
+    /// assert_eq!(DataLoader::new(set, 4).dataset().len(), 5);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn dataset(&self) -> &D {
         &self.dataset
     }
 
     /// The batches of an epoch.
+    ///
+    /// ```
+    /// use fornax::data::{DataLoader, TensorDataset};
+    /// use fornax::{Device, Tensor};
+    /// let set = TensorDataset::new([Tensor::arange(0, 5, 1, Device::cpu())])?;
+    /// let loader = DataLoader::new(set, 2).shuffle(1);
+    /// for epoch in 0..3 {
+    ///     for batch in loader.epoch(epoch) {
+    ///         let [x] = batch?;
+    ///         assert!(x.numel() <= 2);
+    ///     }
+    /// }
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn epoch(&self, epoch: u64) -> Batches<'_, D> {
         let rows = match self.seed {
             Some(seed) => permutation(self.dataset.len(), seed, epoch),
@@ -64,6 +131,15 @@ impl<D: Dataset> DataLoader<D> {
     }
 
     /// The batches in the order of the data set, or of epoch 0 with a shuffled loader.
+    ///
+    /// ```
+    /// use fornax::data::{DataLoader, TensorDataset};
+    /// use fornax::{Device, Tensor};
+    /// let set = TensorDataset::new([Tensor::arange(0, 5, 1, Device::cpu())])?;
+    /// let sums: Vec<f32> = DataLoader::new(set, 2).iter().map(|b| b?[0].sum(()).item()).collect::<fornax::Result<_>>()?;
+    /// assert_eq!(sums, [1.0, 5.0, 4.0]);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn iter(&self) -> Batches<'_, D> {
         self.epoch(0)
     }
@@ -78,6 +154,17 @@ impl<'a, D: Dataset> IntoIterator for &'a DataLoader<D> {
 }
 
 /// The batches of an epoch.
+///
+/// ```
+/// use fornax::data::{DataLoader, TensorDataset};
+/// use fornax::{Device, Tensor};
+/// let set = TensorDataset::new([Tensor::arange(0, 5, 1, Device::cpu())])?;
+/// let loader = DataLoader::new(set, 2);
+/// let mut batches = loader.epoch(0);
+/// assert_eq!(batches.len(), 3);
+/// assert_eq!(batches.next().unwrap()?[0].to_vec::<f32>()?, [0.0, 1.0]);
+/// # Ok::<(), fornax::Error>(())
+/// ```
 pub struct Batches<'a, D> {
     loader: &'a DataLoader<D>,
     rows: Vec<usize>,

@@ -25,6 +25,29 @@ pub use loader::{Batches, DataLoader};
 use crate::{Error, Result, Tensor};
 
 /// Rows that can be taken in any order, several at a time.
+///
+/// ```
+/// use fornax::data::{DataLoader, Dataset};
+/// use fornax::{Device, Result, Tensor};
+///
+/// /// The squares, made when they are asked for.
+/// struct Squares;
+///
+/// impl Dataset for Squares {
+///     type Batch = Tensor;
+///     fn len(&self) -> usize {
+///         5
+///     }
+///     fn batch(&self, rows: &[usize]) -> Result<Tensor> {
+///         let squares: Vec<f32> = rows.iter().map(|&r| (r * r) as f32).collect();
+///         Tensor::from_slice(&squares, rows.len(), Device::cpu())
+///     }
+/// }
+///
+/// let last = DataLoader::new(Squares, 3).iter().last().unwrap()?;
+/// assert_eq!(last.to_vec::<f32>()?, [9.0, 16.0]);
+/// # Ok::<(), fornax::Error>(())
+/// ```
 pub trait Dataset {
     /// What a batch of rows is.
     type Batch;
@@ -85,6 +108,14 @@ impl<const N: usize> TensorDataset<N> {
     }
 
     /// The tensors.
+    ///
+    /// ```
+    /// use fornax::data::TensorDataset;
+    /// use fornax::{Device, Tensor};
+    /// let set = TensorDataset::new([Tensor::ones([5, 2], Device::cpu())])?;
+    /// assert_eq!(set.tensors()[0].dims(), [5, 2]);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn tensors(&self) -> &[Tensor; N] {
         &self.tensors
     }

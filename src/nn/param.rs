@@ -101,23 +101,54 @@ fn update(op: &'static str, cell: &Mutex<Tensor>, f: impl FnOnce(Tensor) -> Resu
 
 impl Param {
     /// A new parameter with this value; the value's own history is cut off.
+    ///
+    /// ```
+    /// use fornax::nn::Param;
+    /// use fornax::{Device, Tensor};
+    /// let w = Param::new(Tensor::ones([2, 3], Device::cpu()));
+    /// assert_eq!(w.value().numel(), 6);
+    /// ```
     pub fn new(value: Tensor) -> Param {
         let cell = ParamCell { id: LeafId::new(), frozen: AtomicBool::new(false), value: Mutex::new(constant(value)) };
         Param(Arc::new(cell))
     }
 
     /// The value, as a source of gradients: what `forward` computes with. (Frozen parameters give a constant.)
+    ///
+    /// ```
+    /// use fornax::nn::Param;
+    /// use fornax::{Device, Tensor};
+    /// let w = Param::new(Tensor::ones(3, Device::cpu()));
+    /// assert!(w.get().is_differentiable() && !w.value().is_differentiable());
+    /// ```
     pub fn get(&self) -> Tensor {
         let value = self.value();
         if self.is_frozen() || !grad_enabled() || !value.dtype().is_float() { value } else { autograd::leaf(&value, self.0.id) }
     }
 
     /// The value, as a constant.
+    ///
+    /// ```
+    /// use fornax::nn::Param;
+    /// use fornax::{Device, Tensor};
+    /// let w = Param::new(Tensor::ones([2, 3], Device::cpu()));
+    /// assert_eq!(w.value().to_vec::<f32>()?, [1.0; 6]);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn value(&self) -> Tensor {
         lock(&self.0.value).clone()
     }
 
     /// The gradient of this parameter, if the backward pass came here.
+    ///
+    /// ```
+    /// use fornax::nn::Param;
+    /// use fornax::{Device, Tensor};
+    /// let w = Param::new(Tensor::ones(3, Device::cpu()));
+    /// let grads = (w.get() * 4.0).sum(()).backward()?;
+    /// assert_eq!(w.grad(&grads).unwrap().to_vec::<f32>()?, [4.0; 3]);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn grad<'a>(&self, grads: &'a Gradients) -> Option<&'a Tensor> {
         grads.get_id(self.0.id)
     }
@@ -126,6 +157,16 @@ impl Param {
     ///
     /// # Errors
     /// Those of `f`; and a new value of another shape, dtype or device. The old value stays then.
+    ///
+    /// ```
+    /// use fornax::nn::Param;
+    /// use fornax::{Device, Tensor};
+    /// let w = Param::new(Tensor::ones(3, Device::cpu()));
+    /// w.update(|w| w.try_mul(0.5))?;
+    /// assert_eq!(w.value().to_vec::<f32>()?, [0.5; 3]);
+    /// assert!(w.update(|w| w.try_reshape([3, 1])).is_err());
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn update(&self, f: impl FnOnce(Tensor) -> Result<Tensor>) -> Result<()> {
         update("Param::update", &self.0.value, f)
     }
@@ -134,6 +175,15 @@ impl Param {
     ///
     /// # Errors
     /// A value of another shape, dtype or device.
+    ///
+    /// ```
+    /// use fornax::nn::Param;
+    /// use fornax::{Device, Tensor};
+    /// let w = Param::new(Tensor::ones(3, Device::cpu()));
+    /// w.set(Tensor::zeros(3, Device::cpu()))?;
+    /// assert_eq!(w.value().to_vec::<f32>()?, [0.0; 3]);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn set(&self, value: Tensor) -> Result<()> {
         self.update(|_| Ok(value))
     }
@@ -144,31 +194,74 @@ impl Param {
     }
 
     /// The shape.
+    ///
+    /// ```
+    /// use fornax::nn::Param;
+    /// use fornax::{Device, Tensor};
+    /// let w = Param::new(Tensor::ones([2, 3], Device::cpu()));
+    /// assert_eq!(w.shape(), [2, 3]);
+    /// ```
     pub fn shape(&self) -> Shape {
         lock(&self.0.value).shape().clone()
     }
 
     /// The dtype.
+    ///
+    /// ```
+    /// use fornax::nn::Param;
+    /// use fornax::{DType, Device, Tensor};
+    /// let w = Param::new(Tensor::ones([2, 3], Device::cpu()));
+    /// assert_eq!(w.dtype(), DType::F32);
+    /// ```
     pub fn dtype(&self) -> DType {
         lock(&self.0.value).dtype()
     }
 
     /// The device.
+    ///
+    /// ```
+    /// use fornax::nn::Param;
+    /// use fornax::{Device, Tensor};
+    /// let w = Param::new(Tensor::ones([2, 3], Device::cpu()));
+    /// assert_eq!(w.device(), Device::cpu());
+    /// ```
     pub fn device(&self) -> Device {
         lock(&self.0.value).device()
     }
 
     /// Whether the parameter is excluded from gradients.
+    ///
+    /// ```
+    /// use fornax::nn::Param;
+    /// use fornax::{Device, Tensor};
+    /// let w = Param::new(Tensor::ones([2, 3], Device::cpu()));
+    /// assert!(!w.is_frozen());
+    /// ```
     pub fn is_frozen(&self) -> bool {
         self.0.frozen.load(Ordering::Relaxed)
     }
 
     /// Excludes the parameter from gradients, or includes it again.
+    ///
+    /// ```
+    /// use fornax::nn::Param;
+    /// use fornax::{Device, Tensor};
+    /// let w = Param::new(Tensor::ones(3, Device::cpu()));
+    /// w.set_frozen(true);
+    /// assert!(w.is_frozen() && !w.get().is_differentiable());
+    /// ```
     pub fn set_frozen(&self, frozen: bool) {
         self.0.frozen.store(frozen, Ordering::Relaxed)
     }
 
     /// The parameter's identity: the key of its gradient.
+    ///
+    /// ```
+    /// use fornax::nn::Param;
+    /// use fornax::{Device, Tensor};
+    /// let w = Param::new(Tensor::ones([2, 3], Device::cpu()));
+    /// assert_eq!(w.id(), w.clone().id());
+    /// ```
     pub fn id(&self) -> LeafId {
         self.0.id
     }
@@ -176,11 +269,24 @@ impl Param {
 
 impl Buffer {
     /// A new buffer, saved in state dicts.
+    ///
+    /// ```
+    /// use fornax::nn::Buffer;
+    /// use fornax::{Device, Tensor};
+    /// let mean = Buffer::new(Tensor::zeros(2, Device::cpu()));
+    /// assert!(mean.is_persistent());
+    /// ```
     pub fn new(value: Tensor) -> Buffer {
         Buffer::with(value, true)
     }
 
     /// A new buffer that state dicts leave out: a cache.
+    ///
+    /// ```
+    /// use fornax::nn::Buffer;
+    /// use fornax::{Device, Tensor};
+    /// assert!(!Buffer::transient(Tensor::zeros(2, Device::cpu())).is_persistent());
+    /// ```
     pub fn transient(value: Tensor) -> Buffer {
         Buffer::with(value, false)
     }
@@ -215,6 +321,13 @@ impl Buffer {
     }
 
     /// Whether state dicts hold it.
+    ///
+    /// ```
+    /// use fornax::nn::Buffer;
+    /// use fornax::{Device, Tensor};
+    /// let mean = Buffer::new(Tensor::zeros(2, Device::cpu()));
+    /// assert!(mean.is_persistent());
+    /// ```
     pub fn is_persistent(&self) -> bool {
         self.0.persistent
     }

@@ -10,6 +10,15 @@ use smallvec::smallvec;
 use std::sync::Arc;
 
 /// How the losses of a batch become one.
+///
+/// ```
+/// use fornax::{CrossEntropy, Device, Reduction, Tensor};
+/// let logits = Tensor::zeros([3, 4], Device::cpu());
+/// let targets = Tensor::from_slice(&[0, 1, 2], 3, Device::cpu())?;
+/// let each = logits.cross_entropy(&targets, &CrossEntropy { reduction: Reduction::None, ..Default::default() });
+/// assert_eq!(each.dims(), [3]);
+/// # Ok::<(), fornax::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Reduction {
     /// The mean; of weighted losses over class ids, the weighted mean over the positions that are not ignored.

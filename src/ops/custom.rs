@@ -95,6 +95,15 @@ pub trait CustomOp: Debug + Send + Sync + 'static {
 }
 
 /// A compute shader in WGSL with the entry point `main`.
+///
+/// ```
+/// use fornax::Shader;
+/// let source = "@group(0) @binding(0) var<storage, read_write> y: array<f32>;
+///               @compute @workgroup_size(64) fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+///                   if id.x < arrayLength(&y) { y[id.x] = 1.0; }
+///               }";
+/// let shader = Shader::new(source, &[], 4);
+/// ```
 #[derive(Clone, Debug)]
 pub struct Shader {
     source: String,

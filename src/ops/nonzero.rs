@@ -13,6 +13,13 @@ fn positions(mask: &Tensor) -> Result<Vec<i32>> {
 }
 
 /// What [`Tensor::unique`] found.
+///
+/// ```
+/// use fornax::{Device, Tensor};
+/// let u = Tensor::from_slice(&[5, 2, 5], 3, Device::cpu())?.unique()?;
+/// assert_eq!((u.values.to_vec::<i32>()?, u.counts.to_vec::<i32>()?), (vec![2, 5], vec![1, 2]));
+/// # Ok::<(), fornax::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Unique {
     /// The distinct values in ascending order, `[k]`.

@@ -108,6 +108,14 @@ impl Tensor {
     ///
     /// # Errors
     /// As [`group_norm`](Tensor::group_norm).
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 3.0, 10.0, 30.0], [1, 2, 2], Device::cpu())?;
+    /// let y = x.instance_norm(None, None, 1e-9).to_vec::<f32>()?;
+    /// assert!(y.iter().zip([-1.0, 1.0, -1.0, 1.0]).all(|(y, want)| (y - want).abs() < 1e-5));
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn try_instance_norm(&self, weight: Option<&Tensor>, bias: Option<&Tensor>, eps: f64) -> Result<Tensor> {
         if self.rank() < 2 {
             return Err(Error::shape("instance_norm", &[self.shape()], "the input is [N, C, …]"));

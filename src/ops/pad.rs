@@ -10,6 +10,13 @@ use smallvec::{SmallVec, smallvec};
 use std::sync::Arc;
 
 /// What stands in the padding.
+///
+/// ```
+/// use fornax::{Device, PadMode, Tensor};
+/// let x = Tensor::ones([1, 2], Device::cpu());
+/// assert_eq!(x.pad(&[(0, 1)], PadMode::Constant(7.0)).to_vec::<f32>()?, [1.0, 1.0, 7.0]);
+/// # Ok::<(), fornax::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum PadMode {
     /// This number.

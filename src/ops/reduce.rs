@@ -334,6 +334,11 @@ impl Tensor {
     }
 
     /// As [`argmax`](Tensor::argmax), with the axis kept as size 1.
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor};
+    /// assert_eq!(Tensor::ones([2, 3], Device::cpu()).argmax_keepdim(1).dims(), [2, 1]);
+    /// ```
     pub fn try_argmax_keepdim(&self, axis: isize) -> Result<Tensor> {
         Ok(arg(ReduceKind::ArgMax, "argmax", self, axis)?.0)
     }
@@ -355,6 +360,11 @@ impl Tensor {
     }
 
     /// As [`argmin`](Tensor::argmin), with the axis kept as size 1.
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor};
+    /// assert_eq!(Tensor::ones([2, 3], Device::cpu()).argmin_keepdim(1).dims(), [2, 1]);
+    /// ```
     pub fn try_argmin_keepdim(&self, axis: isize) -> Result<Tensor> {
         Ok(arg(ReduceKind::ArgMin, "argmin", self, axis)?.0)
     }
@@ -376,6 +386,11 @@ impl Tensor {
     }
 
     /// As [`var`](Tensor::var), with the reduced axes kept as size 1.
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor};
+    /// assert_eq!(Tensor::ones([2, 3], Device::cpu()).var_keepdim(1, 1.0).dims(), [2, 1]);
+    /// ```
     pub fn try_var_keepdim(&self, axes: impl Into<Axes>, correction: f64) -> Result<Tensor> {
         Ok(variance("var", self, &axes.into(), correction)?.0)
     }
@@ -397,6 +412,11 @@ impl Tensor {
     }
 
     /// As [`std`](Tensor::std), with the reduced axes kept as size 1.
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor};
+    /// assert_eq!(Tensor::ones([2, 3], Device::cpu()).std_keepdim(1, 1.0).dims(), [2, 1]);
+    /// ```
     pub fn try_std_keepdim(&self, axes: impl Into<Axes>, correction: f64) -> Result<Tensor> {
         root(&variance("std", self, &axes.into(), correction)?.0, Tensor::try_sqrt)
     }
@@ -418,6 +438,11 @@ impl Tensor {
     }
 
     /// As [`norm`](Tensor::norm), with the reduced axes kept as size 1.
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor};
+    /// assert_eq!(Tensor::ones([2, 3], Device::cpu()).norm_keepdim(2.0, 1).dims(), [2, 1]);
+    /// ```
     pub fn try_norm_keepdim(&self, p: f64, axes: impl Into<Axes>) -> Result<Tensor> {
         Ok(norm_of(self, p, &axes.into())?.0)
     }
@@ -439,6 +464,11 @@ impl Tensor {
     }
 
     /// As [`logsumexp`](Tensor::logsumexp), with the reduced axes kept as size 1.
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor};
+    /// assert_eq!(Tensor::ones([2, 3], Device::cpu()).logsumexp_keepdim(1).dims(), [2, 1]);
+    /// ```
     pub fn try_logsumexp_keepdim(&self, axes: impl Into<Axes>) -> Result<Tensor> {
         Ok(log_sum_exp(self, &axes.into())?.0)
     }

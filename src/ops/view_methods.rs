@@ -33,6 +33,13 @@ impl Tensor {
     }
 
     /// The same values, row-major and without gaps: a copy where they do not lie so already. No op needs that of its user.
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[1, 2, 3, 4], [2, 2], Device::cpu())?;
+    /// assert_eq!(x.t().contiguous().to_vec::<i32>()?, [1, 3, 2, 4]);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn try_contiguous(&self) -> Result<Tensor> {
         if self.layout().is_contiguous() {
             return Ok(self.clone());
@@ -127,6 +134,11 @@ impl Tensor {
     }
 
     /// As `transpose` (NumPy's name).
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor};
+    /// assert_eq!(Tensor::ones([2, 3, 4], Device::cpu()).swapaxes(0, -1).dims(), [4, 3, 2]);
+    /// ```
     pub fn try_swapaxes(&self, a: isize, b: isize) -> Result<Tensor> {
         self.try_transpose(a, b)
     }
@@ -135,6 +147,11 @@ impl Tensor {
     ///
     /// # Errors
     /// `Error::Shape` for more than two axes.
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor};
+    /// assert_eq!(Tensor::ones([2, 3], Device::cpu()).t().dims(), [3, 2]);
+    /// ```
     pub fn try_t(&self) -> Result<Tensor> {
         match self.rank() {
             0 | 1 => Ok(self.clone()),
@@ -177,6 +194,11 @@ impl Tensor {
     }
 
     /// As `expand` (NumPy's name).
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor};
+    /// assert_eq!(Tensor::ones([3, 1], Device::cpu()).broadcast_to([2, 3, 4]).dims(), [2, 3, 4]);
+    /// ```
     pub fn try_broadcast_to(&self, shape: impl Into<Shape>) -> Result<Tensor> {
         self.try_expand(shape)
     }

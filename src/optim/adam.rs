@@ -78,17 +78,38 @@ macro_rules! settings {
     ($t:ident, $decay:literal, $what:literal) => {
         impl $t {
             /// The optimizer with PyTorch's defaults on these parameters.
+            ///
+            /// ```
+            /// use fornax::nn::{Linear, Module};
+            /// use fornax::optim::{Adam, AdamW, Optimizer};
+            /// let layer = Linear::new(3, 2, fornax::Device::cpu());
+            /// assert_eq!(Adam::new(layer.parameters(), 1e-3).lr(), AdamW::new(layer.parameters(), 1e-3).lr());
+            /// ```
             pub fn new(params: impl IntoIterator<Item = Param>, lr: f64) -> $t {
                 $t { slots: Slots::new(STATE, params), lr, rule: Rule::new($decay) }
             }
 
             /// Sets the decay of the two moments (0.9, 0.999).
+            ///
+            /// ```
+            /// use fornax::nn::{Linear, Module};
+            /// use fornax::optim::AdamW;
+            /// let layer = Linear::new(3, 2, fornax::Device::cpu());
+            /// let optimizer = AdamW::new(layer.parameters(), 1e-3).betas(0.9, 0.95);
+            /// ```
             pub fn betas(mut self, beta1: f64, beta2: f64) -> $t {
                 (self.rule.beta1, self.rule.beta2) = (beta1, beta2);
                 self
             }
 
             /// Sets ε, which keeps the quotient finite (1e-8).
+            ///
+            /// ```
+            /// use fornax::nn::{Linear, Module};
+            /// use fornax::optim::AdamW;
+            /// let layer = Linear::new(3, 2, fornax::Device::cpu());
+            /// let optimizer = AdamW::new(layer.parameters(), 1e-3).eps(1e-6);
+            /// ```
             pub fn eps(mut self, eps: f64) -> $t {
                 self.rule.eps = eps;
                 self

@@ -27,6 +27,23 @@ use crate::{Error, Result, Tensor};
 use std::collections::HashSet;
 
 /// An optimizer: `let grads = loss.backward()?; optimizer.step(grads)?;`.
+///
+/// ```
+/// use fornax::nn::{Linear, Module};
+/// use fornax::optim::{AdamW, Optimizer};
+/// use fornax::{Device, Tensor};
+/// let layer = Linear::new(3, 1, Device::cpu());
+/// let mut optimizer = AdamW::new(layer.parameters(), 1e-3);
+/// let x = Tensor::ones([4, 3], Device::cpu());
+/// for step in 0..3 {
+///     optimizer.set_lr(1e-3 / (step + 1) as f64);
+///     let loss = x.linear(&layer.weight.get(), None).square().mean(());
+///     optimizer.step(loss.backward()?)?;
+/// }
+/// assert_eq!(optimizer.lr(), 1e-3 / 3.0);
+/// assert!(optimizer.state_dict().contains_key("0.exp_avg"));
+/// # Ok::<(), fornax::Error>(())
+/// ```
 pub trait Optimizer {
     /// One step: updates every parameter that has a gradient, and computes all new values at once. Frozen parameters, and those that the
     /// backward pass did not reach, stay.

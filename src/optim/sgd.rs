@@ -31,29 +31,64 @@ pub struct SGD {
 
 impl SGD {
     /// Plain gradient descent on these parameters.
+    ///
+    /// ```
+    /// use fornax::nn::{Linear, Module};
+    /// use fornax::optim::{Optimizer, SGD};
+    /// let layer = Linear::new(3, 2, fornax::Device::cpu());
+    /// assert_eq!(SGD::new(layer.parameters(), 0.1).lr(), 0.1);
+    /// ```
     pub fn new(params: impl IntoIterator<Item = Param>, lr: f64) -> SGD {
         SGD { slots: Slots::new(["momentum_buffer"], params), lr, momentum: 0.0, dampening: 0.0, weight_decay: 0.0, nesterov: false }
     }
 
     /// Sets the momentum (0).
+    ///
+    /// ```
+    /// use fornax::nn::{Linear, Module};
+    /// use fornax::optim::SGD;
+    /// let layer = Linear::new(3, 2, fornax::Device::cpu());
+    /// let optimizer = SGD::new(layer.parameters(), 0.1).momentum(0.9);
+    /// ```
     pub fn momentum(mut self, momentum: f64) -> SGD {
         self.momentum = momentum;
         self
     }
 
     /// Sets the dampening of the momentum (0).
+    ///
+    /// ```
+    /// use fornax::nn::{Linear, Module};
+    /// use fornax::optim::SGD;
+    /// let layer = Linear::new(3, 2, fornax::Device::cpu());
+    /// let optimizer = SGD::new(layer.parameters(), 0.1).momentum(0.9).dampening(0.1);
+    /// ```
     pub fn dampening(mut self, dampening: f64) -> SGD {
         self.dampening = dampening;
         self
     }
 
     /// Sets the L2 penalty (0).
+    ///
+    /// ```
+    /// use fornax::nn::{Linear, Module};
+    /// use fornax::optim::SGD;
+    /// let layer = Linear::new(3, 2, fornax::Device::cpu());
+    /// let optimizer = SGD::new(layer.parameters(), 0.1).weight_decay(1e-4);
+    /// ```
     pub fn weight_decay(mut self, weight_decay: f64) -> SGD {
         self.weight_decay = weight_decay;
         self
     }
 
     /// Turns Nesterov's momentum on or off (off).
+    ///
+    /// ```
+    /// use fornax::nn::{Linear, Module};
+    /// use fornax::optim::SGD;
+    /// let layer = Linear::new(3, 2, fornax::Device::cpu());
+    /// let optimizer = SGD::new(layer.parameters(), 0.1).momentum(0.9).nesterov(true);
+    /// ```
     pub fn nesterov(mut self, nesterov: bool) -> SGD {
         self.nesterov = nesterov;
         self

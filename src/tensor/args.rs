@@ -47,6 +47,13 @@ macro_rules! axes {
 axes!(i32, isize, usize);
 
 /// The right side of a binary op: a tensor, or a number.
+///
+/// ```
+/// use fornax::{Device, Tensor};
+/// let x = Tensor::ones(2, Device::cpu());
+/// assert_eq!(x.add(2).to_vec::<f32>()?, x.add(&x + 1.0).to_vec::<f32>()?);
+/// # Ok::<(), fornax::Error>(())
+/// ```
 #[derive(Clone)]
 pub enum Operand {
     /// Broadcast by NumPy's rule.

@@ -6,6 +6,14 @@ use smallvec::SmallVec;
 use std::ops::{Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive};
 
 /// One item of an index list; made by [`s!`](crate::s) from numbers, ranges and tensors.
+///
+/// ```
+/// use fornax::{Device, Index, Tensor, s};
+/// let x = Tensor::arange(0, 6, 1, Device::cpu()).reshape([2, 3]);
+/// assert_eq!(x.index(s![1, ..;2]).to_vec::<f32>()?, [3.0, 5.0]);
+/// assert_eq!(x.index([Index::At(-1), Index::from(1..)]).to_vec::<f32>()?, [4.0, 5.0]);
+/// # Ok::<(), fornax::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Index {
@@ -22,6 +30,14 @@ pub enum Index {
 }
 
 /// A range of positions with a step.
+///
+/// ```
+/// use fornax::{Device, Index, Span, Tensor};
+/// let span = Span::from(1..3);
+/// let x = Tensor::arange(0, 5, 1, Device::cpu());
+/// assert_eq!(x.index([Index::Range(span)]).to_vec::<f32>()?, [1.0, 2.0]);
+/// # Ok::<(), fornax::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
     start: Option<isize>,

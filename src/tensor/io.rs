@@ -45,6 +45,13 @@ impl Tensor {
     }
 
     /// As [`from_vec`](Tensor::from_vec), from a slice.
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 2.0, 3.0, 4.0], [2, 2], Device::cpu())?;
+    /// assert_eq!(x.t().to_vec::<f32>()?, [1.0, 3.0, 2.0, 4.0]);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn from_slice<T: Element>(data: &[T], shape: impl Into<Shape>, device: Device) -> Result<Tensor> {
         let shape = shape.into();
         if shape.checked_numel()? != data.len() {
@@ -55,6 +62,13 @@ impl Tensor {
     }
 
     /// A tensor of one element and no axes.
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor};
+    /// let x = Tensor::scalar(7i32, Device::cpu())?;
+    /// assert_eq!((x.rank(), x.item::<i32>()?), (0, 7));
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn scalar<T: Element>(value: T, device: Device) -> Result<Tensor> {
         Tensor::from_slice(&[value], (), device)
     }
@@ -113,6 +127,14 @@ impl Tensor {
     ///
     /// # Errors
     /// As [`eval`](Tensor::eval); `Error::Index` where an index tensor held a position out of range since the device's last read.
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor};
+    /// let x = Tensor::arange(0, 4, 1, Device::cpu());
+    /// assert_eq!(x.to_vec::<f32>()?, [0.0, 1.0, 2.0, 3.0]);
+    /// assert_eq!(x.to_vec::<i64>()?, [0, 1, 2, 3]);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
         if self.dtype() != T::DTYPE {
             let host = if T::DTYPE.on_gpu() { self.clone() } else { self.try_to(Device::cpu())? };
@@ -125,6 +147,14 @@ impl Tensor {
     ///
     /// # Errors
     /// `Error::Shape` where there is not exactly one element; otherwise as [`to_vec`](Tensor::to_vec).
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor};
+    /// let x = Tensor::ones([2, 3], Device::cpu());
+    /// assert_eq!(x.sum(()).item::<f32>()?, 6.0);
+    /// assert!(x.item::<f32>().is_err());
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn item<T: Element>(&self) -> Result<T> {
         if self.numel() != 1 {
             return Err(Error::shape("item", &[self.shape()], "one element; use to_vec for more"));

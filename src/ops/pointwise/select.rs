@@ -123,6 +123,13 @@ impl Tensor {
 
 impl Tensor {
     /// `a` where this condition is true, else `b`: [`where_cond`](Tensor::where_cond), with wrong use as an error.
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[-2.0f32, 3.0], 2, Device::cpu())?;
+    /// assert_eq!(x.gt(0.0).try_where(&x, 0.0)?.to_vec::<f32>()?, [0.0, 3.0]);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn try_where(&self, a: impl Into<Operand>, b: impl Into<Operand>) -> Result<Tensor> {
         let (a, b) = (a.into(), b.into());
         apply(&rows::select, &[self.into(), (&a).into(), (&b).into()])
