@@ -22,7 +22,7 @@ mod tensor;
 #[doc(hidden)]
 pub mod testing;
 
-pub use autograd::{GradCheck, Gradients, check_gradients, checkpoint, grad, grad_with, no_grad};
+pub use autograd::{GradCheck, Gradients, check_gradients, check_second_gradients, checkpoint, grad, grad_with, no_grad};
 pub use device::Device;
 pub use dtype::{DType, Element, Scalar};
 pub use error::{Error, Result};

@@ -82,6 +82,84 @@ pub(crate) fn instead(op: &Arc<dyn Op>, inputs: &[&Tensor]) -> Option<Result<Vec
     })
 }
 
+/// A combination of what a GPU may offer beyond the portable minimum.
+#[cfg(feature = "wgpu")]
+#[derive(Clone, Copy, Debug)]
+pub struct Profile {
+    caps: crate::codegen::dispatch::Caps,
+    /// f16 in shaders.
+    pub f16: bool,
+    /// Subgroup operations.
+    pub subgroups: bool,
+    /// 32-bit float atomics in storage buffers.
+    pub float_atomics: bool,
+}
+
+/// Every combination, the portable minimum first.
+#[cfg(feature = "wgpu")]
+pub fn profiles() -> Vec<Profile> {
+    use crate::codegen::dispatch::Caps;
+    let mut found = Vec::new();
+    // Portable limits, and those of a large GPU.
+    for large in [false, true] {
+        for subgroup in [0, 8, 32, 64] {
+            for (f16, float_atomics) in [(false, false), (true, false), (false, true), (true, true)] {
+                // Every field is written out, so that a new capability has to take part here.
+                let caps = Caps {
+                    subgroups: subgroup > 0,
+                    subgroup_min: subgroup,
+                    subgroup_max: subgroup,
+                    f16,
+                    float_atomics,
+                    timestamps: large,
+                    max_bindings: if large { 32 } else { Caps::PORTABLE.max_bindings },
+                    max_workgroup_bytes: if large { 48 << 10 } else { Caps::PORTABLE.max_workgroup_bytes },
+                    max_workgroup_invocations: if large { 1024 } else { Caps::PORTABLE.max_workgroup_invocations },
+                    max_binding: if large { (1 << 31) - 256 } else { Caps::PORTABLE.max_binding },
+                    max_buffer: if large { (1 << 31) - 256 } else { Caps::PORTABLE.max_buffer },
+                    offset_alignment: if large { 32 } else { Caps::PORTABLE.offset_alignment },
+                };
+                found.push(Profile { caps, f16, subgroups: caps.subgroups, float_atomics });
+            }
+        }
+    }
+    found
+}
+
+/// A shader that a flush would run.
+#[cfg(feature = "wgpu")]
+#[derive(Clone, Debug)]
+pub struct ShaderText {
+    /// The kernel's name.
+    pub label: &'static str,
+    /// WGSL.
+    pub source: String,
+    /// Storage bindings.
+    pub bindings: usize,
+    /// Words of parameters.
+    pub params: usize,
+    /// Workgroups.
+    pub groups: [u32; 3],
+}
+
+/// The shaders that a flush of these tensors, which may live on the CPU, would run on a GPU of this profile.
+#[cfg(feature = "wgpu")]
+pub fn shaders(roots: &[Tensor], profile: &Profile) -> Result<Vec<ShaderText>> {
+    use crate::codegen::dispatch::GpuStep;
+    let steps = crate::graph::flush::gpu_steps(roots, &profile.caps)?;
+    let text = |step| match step {
+        GpuStep::Dispatch(d) | GpuStep::UnlessInPlace(d) => Some(ShaderText {
+            label: d.label,
+            bindings: d.bindings.len(),
+            params: d.params.len(),
+            groups: d.groups,
+            source: d.source.into_owned(),
+        }),
+        GpuStep::Zero(_) => None,
+    };
+    Ok(steps.into_iter().filter_map(text).collect())
+}
+
 /// `x²` with the derivative `3x`: the harness must find it.
 pub fn wrong_square(x: &Tensor) -> Result<Tensor> {
     record(Arc::new(WrongSquare), &[x])

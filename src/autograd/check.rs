@@ -4,6 +4,14 @@ use super::grad_with;
 use crate::{DType, Device, Error, Result, Tensor};
 
 /// How [`check_gradients`] compares.
+///
+/// ```
+/// use fornax::{Device, GradCheck, Tensor, check_gradients};
+/// let x = Tensor::from_vec(vec![0.5f64], 1, Device::cpu())?;
+/// let loose = GradCheck { rtol: 1e-3, ..GradCheck::default() };
+/// check_gradients(|x| x[0].try_exp(), &[&x], loose)?;
+/// # Ok::<(), fornax::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct GradCheck {
     /// The step of the central difference.
@@ -54,7 +62,8 @@ pub fn check_gradients(f: impl Fn(&[Tensor]) -> Result<Tensor>, inputs: &[&Tenso
     let y = f(&xs)?;
     let w = weights(&y)?;
     let refs: Vec<&Tensor> = xs.iter().collect();
-    let grads = grad_with(&[&y], &[Some(&w)], &refs)?;
+    // What hangs on no input has the gradient zero, which the differences must agree with.
+    let grads = if y.is_differentiable() { grad_with(&[&y], &[Some(&w)], &refs)? } else { vec![None; refs.len()] };
     let mut moved = values.clone();
     for (k, g) in grads.iter().enumerate() {
         let found = match g {
@@ -80,4 +89,36 @@ pub fn check_gradients(f: impl Fn(&[Tensor]) -> Result<Tensor>, inputs: &[&Tenso
         }
     }
     Ok(())
+}
+
+/// As [`check_gradients`], one order up: checks the gradient of `f`'s gradient, with respect to the inputs and to the cotangent of `f`'s output.
+/// An op whose gradient does not depend on its inputs (a linear one) has a second derivative of zero.
+///
+/// # Errors
+/// As [`check_gradients`]; input `inputs.len()` is the cotangent.
+///
+/// ```
+/// use fornax::{check_second_gradients, Device, GradCheck, Tensor};
+/// let x = Tensor::from_vec(vec![0.3f64, -1.2, 2.0], 3, Device::cpu())?;
+/// check_second_gradients(|x| x[0].try_tanh()?.try_mul(&x[0]), &[&x], GradCheck::default())?;
+/// # Ok::<(), fornax::Error>(())
+/// ```
+pub fn check_second_gradients(f: impl Fn(&[Tensor]) -> Result<Tensor>, inputs: &[&Tensor], options: GradCheck) -> Result<()> {
+    let cpu = Device::cpu();
+    let n = inputs.len();
+    let doubles = |t: &&Tensor| Tensor::from_vec(t.to_vec::<f64>()?, t.shape(), cpu);
+    let mut all: Vec<Tensor> = inputs.iter().map(doubles).collect::<Result<_>>()?;
+    let y = f(&all)?;
+    let cotangent = (0..y.numel()).map(|i| 1.0 + (i as f64 * 0.7).sin() * 0.5).collect();
+    all.push(Tensor::from_vec(cotangent, y.shape(), cpu)?);
+    let gradient = |t: &[Tensor]| -> Result<Tensor> {
+        let xs: Vec<Tensor> = t[..n].iter().map(|x| if x.is_differentiable() { x.clone() } else { x.requires_grad() }).collect();
+        let y = f(&xs)?;
+        let refs: Vec<&Tensor> = xs.iter().collect();
+        let grads = if y.is_differentiable() { grad_with(&[&y], &[Some(&t[n])], &refs)? } else { vec![None; n] };
+        let flat = |(g, x): (Option<Tensor>, &Tensor)| g.map_or_else(|| x.try_zeros_like(), Ok)?.try_reshape(x.numel());
+        let parts: Vec<Tensor> = grads.into_iter().zip(&xs).map(flat).collect::<Result<_>>()?;
+        Tensor::try_cat(&parts.iter().collect::<Vec<_>>(), 0)
+    };
+    check_gradients(gradient, &all.iter().collect::<Vec<_>>(), options)
 }

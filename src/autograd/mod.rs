@@ -3,7 +3,7 @@
 mod check;
 mod checkpoint;
 
-pub use check::{GradCheck, check_gradients};
+pub use check::{GradCheck, check_gradients, check_second_gradients};
 pub use checkpoint::checkpoint;
 
 use crate::graph::node::{Node, insert, record, release, with_grad};
@@ -31,26 +31,75 @@ pub struct Gradients {
 
 impl Gradients {
     /// The gradient of a tensor that asked for it; `None` where nothing flowed back to it.
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 2.0], 2, Device::cpu())?.requires_grad();
+    /// let unused = Tensor::ones(2, Device::cpu()).requires_grad();
+    /// let grads = (&x * 3.0).sum(()).backward()?;
+    /// assert_eq!(grads.get(&x).unwrap().to_vec::<f32>()?, [3.0, 3.0]);
+    /// assert!(grads.get(&unused).is_none());
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn get(&self, tensor: &Tensor) -> Option<&Tensor> {
         self.by_leaf.get(&tensor.node.leaf?)
     }
 
     /// Takes the gradient of a tensor out.
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 2.0], 2, Device::cpu())?.requires_grad();
+    /// let mut grads = x.square().sum(()).backward()?;
+    /// assert_eq!(grads.take(&x).unwrap().to_vec::<f32>()?, [2.0, 4.0]);
+    /// assert!(grads.is_empty());
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn take(&mut self, tensor: &Tensor) -> Option<Tensor> {
         self.by_leaf.remove(&tensor.node.leaf?)
     }
 
     /// The gradient of a leaf.
+    ///
+    /// ```
+    /// use fornax::nn::Param;
+    /// use fornax::{Device, Tensor};
+    /// let w = Param::new(Tensor::ones(2, Device::cpu()));
+    /// let grads = (w.get() * 3.0).sum(()).backward()?;
+    /// assert_eq!(grads.get_id(w.id()).unwrap().to_vec::<f32>()?, [3.0, 3.0]);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn get_id(&self, id: LeafId) -> Option<&Tensor> {
         self.by_leaf.get(&id)
     }
 
     /// Takes the gradient of a leaf out.
+    ///
+    /// ```
+    /// use fornax::nn::Param;
+    /// use fornax::{Device, Tensor};
+    /// let w = Param::new(Tensor::ones(2, Device::cpu()));
+    /// let mut grads = (w.get() * 3.0).sum(()).backward()?;
+    /// assert!(grads.take_id(w.id()).is_some() && grads.take_id(w.id()).is_none());
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn take_id(&mut self, id: LeafId) -> Option<Tensor> {
         self.by_leaf.remove(&id)
     }
 
     /// Puts a gradient in, in place of what is there: for clipping, scaling and the like.
+    ///
+    /// ```
+    /// use fornax::nn::Param;
+    /// use fornax::{Device, Tensor};
+    /// let w = Param::new(Tensor::ones(2, Device::cpu()));
+    /// let mut grads = (w.get() * 3.0).sum(()).backward()?;
+    /// // Clipped to 1.
+    /// let clipped = w.grad(&grads).unwrap().clamp(-1.0, 1.0);
+    /// grads.set_id(w.id(), clipped);
+    /// assert_eq!(w.grad(&grads).unwrap().to_vec::<f32>()?, [1.0, 1.0]);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn set_id(&mut self, id: LeafId, gradient: Tensor) {
         self.by_leaf.insert(id, gradient);
     }
@@ -59,6 +108,15 @@ impl Gradients {
     ///
     /// # Errors
     /// Where two gradients of one leaf do not add.
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 2.0], 2, Device::cpu())?.requires_grad();
+    /// let mut grads = x.sum(()).backward()?;
+    /// grads.accumulate((&x * 10.0).sum(()).backward()?)?;
+    /// assert_eq!(grads.get(&x).unwrap().to_vec::<f32>()?, [11.0, 11.0]);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn accumulate(&mut self, other: Gradients) -> Result<()> {
         with_grad(false, || {
             for (id, g) in other.by_leaf {
@@ -73,16 +131,36 @@ impl Gradients {
     }
 
     /// All gradients, in the order of their leaves.
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 2.0], 2, Device::cpu())?.requires_grad();
+    /// let grads = x.square().sum(()).backward()?;
+    /// let norms: Vec<f32> = grads.iter().map(|(_, g)| g.norm(2.0, ()).item()).collect::<fornax::Result<_>>()?;
+    /// assert_eq!(norms, [20f32.sqrt()]);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn iter(&self) -> impl Iterator<Item = (LeafId, &Tensor)> {
         self.by_leaf.iter().map(|(&id, t)| (id, t))
     }
 
     /// How many leaves have a gradient.
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 2.0], 2, Device::cpu())?.requires_grad();
+    /// assert_eq!(x.sum(()).backward()?.len(), 1);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn len(&self) -> usize {
         self.by_leaf.len()
     }
 
     /// Whether no leaf has one.
+    ///
+    /// ```
+    /// assert!(fornax::Gradients::default().is_empty());
+    /// ```
     pub fn is_empty(&self) -> bool {
         self.by_leaf.is_empty()
     }
@@ -132,8 +210,17 @@ pub fn grad(outputs: &[&Tensor], inputs: &[&Tensor]) -> Result<Vec<Option<Tensor
 }
 
 /// As [`grad`], with a cotangent for each output (`None`: ones).
+///
+/// ```
+/// use fornax::{Device, Tensor, grad_with};
+/// let x = Tensor::from_slice(&[1.0f32, 2.0], 2, Device::cpu())?.requires_grad();
+/// let cotangent = Tensor::from_slice(&[10.0f32, 100.0], 2, Device::cpu())?;
+/// let g = grad_with(&[&x.square()], &[Some(&cotangent)], &[&x])?[0].clone().unwrap();
+/// assert_eq!(g.to_vec::<f32>()?, [20.0, 400.0]);
+/// # Ok::<(), fornax::Error>(())
+/// ```
 pub fn grad_with(outputs: &[&Tensor], cotangents: &[Option<&Tensor>], inputs: &[&Tensor]) -> Result<Vec<Option<Tensor>>> {
-    if let Some(bad) = inputs.iter().find(|t| !t.node.requires_grad) {
+    if let Some(bad) = inputs.iter().find(|t| !t.is_differentiable()) {
         let message = format!("an input of shape {} takes no part in gradients: call requires_grad() on it first", bad.shape());
         return Err(Error::argument("grad", message));
     }
@@ -197,7 +284,7 @@ impl Pass {
         // The youngest node first: everything that consumes a node is younger than it.
         let mut queue: BTreeMap<u64, (Arc<Node>, Vec<Vec<Part>>)> = BTreeMap::new();
         for (y, seed) in seeds {
-            if !y.node.requires_grad {
+            if !y.is_differentiable() {
                 let message = "no gradient can flow: nothing that it was computed from asked for one (requires_grad, Param), or it was \
                                computed under no_grad";
                 return Err(Error::argument("backward", message));
@@ -275,7 +362,7 @@ impl Pass {
         };
         let is_wanted = |t: &Tensor| {
             let at = Arc::as_ptr(&t.node);
-            t.node.requires_grad && wanted.is_none_or(|w| w.contains(&at) || self.targets.contains(&(at, t.out)))
+            t.is_differentiable() && wanted.is_none_or(|w| w.contains(&at) || self.targets.contains(&(at, t.out)))
         };
         let needs: Vec<bool> = inputs.iter().map(is_wanted).collect();
         if !needs.contains(&true) && !op.is_effectful() {
@@ -385,7 +472,7 @@ pub(crate) fn vjp_by_decomposition(op: &dyn Op, ctx: &Vjp) -> Result<Vec<Option<
     let mut seeds = Vec::new();
     for (y, c) in ys.iter().zip(ctx.cotangents) {
         if let Some(c) = c
-            && y.node.requires_grad
+            && y.is_differentiable()
         {
             seeds.push((y.clone(), c.clone()));
         }
@@ -403,18 +490,41 @@ impl Tensor {
     ///
     /// # Panics
     /// Where the dtype is not a floating-point one.
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 2.0], 2, Device::cpu())?.requires_grad();
+    /// let grads = x.exp().log().sum(()).backward()?;
+    /// assert!(grads.get(&x).unwrap().to_vec::<f32>()?.iter().all(|g| (g - 1.0).abs() < 1e-6));
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     #[track_caller]
     pub fn requires_grad(&self) -> Tensor {
         assert!(self.dtype().is_float(), "requires_grad: a {} tensor has no gradient: cast it to a float dtype first", self.dtype());
         leaf(self, LeafId::new())
     }
 
-    /// Whether gradients flow through this tensor.
+    /// Whether gradients flow through this tensor. (Not through positions and other integers, whatever they were computed from.)
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor};
+    /// let x = Tensor::ones(3, Device::cpu()).requires_grad();
+    /// let (values, positions) = x.sort(0, false);
+    /// assert!(values.is_differentiable() && !positions.is_differentiable() && !x.detach().is_differentiable());
+    /// ```
     pub fn is_differentiable(&self) -> bool {
-        self.node.requires_grad
+        self.node.requires_grad && self.dtype().is_float()
     }
 
     /// The same value, through which no gradient flows.
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 2.0], 2, Device::cpu())?.requires_grad();
+    /// let grads = (&x * x.detach()).sum(()).backward()?;
+    /// assert_eq!(grads.get(&x).unwrap().to_vec::<f32>()?, [1.0, 2.0]); // not 2x
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn detach(&self) -> Tensor {
         let outs = smallvec::smallvec![self.meta().clone()];
         insert(self.node.device, Arc::new(Alias {}), smallvec::smallvec![self.clone()], outs, false, None)
@@ -433,6 +543,15 @@ impl Tensor {
     /// # Errors
     /// `Error::Argument` where this is not one float or takes no part in gradients, `Error::NotDifferentiable` where an op on the way has no
     /// derivative, `Error::Spent` where an earlier pass went through the same nodes.
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 2.0], 2, Device::cpu())?.requires_grad();
+    /// let loss = x.square().sum(());
+    /// assert_eq!(loss.backward()?.get(&x).unwrap().to_vec::<f32>()?, [2.0, 4.0]);
+    /// assert!(matches!(loss.backward(), Err(fornax::Error::Spent)));
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn backward(&self) -> Result<Gradients> {
         let mut pass = Pass::default();
         pass.run(self.scalar_seed()?)?;
@@ -440,6 +559,15 @@ impl Tensor {
     }
 
     /// As [`backward`](Tensor::backward), keeping the graph for another pass.
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 2.0], 2, Device::cpu())?.requires_grad();
+    /// let loss = x.square().sum(());
+    /// let (first, second) = (loss.backward_retain()?, loss.backward()?);
+    /// assert_eq!(first.get(&x).unwrap().to_vec::<f32>()?, second.get(&x).unwrap().to_vec::<f32>()?);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn backward_retain(&self) -> Result<Gradients> {
         let mut pass = Pass { retain: true, ..Pass::default() };
         pass.run(self.scalar_seed()?)?;
@@ -447,6 +575,14 @@ impl Tensor {
     }
 
     /// As [`backward`](Tensor::backward) for a tensor of any shape: `cotangent` is the gradient of the final number with respect to it.
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 2.0], 2, Device::cpu())?.requires_grad();
+    /// let grads = x.square().backward_with(&Tensor::full(2, 0.5, Device::cpu()))?;
+    /// assert_eq!(grads.get(&x).unwrap().to_vec::<f32>()?, [1.0, 2.0]);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn backward_with(&self, cotangent: &Tensor) -> Result<Gradients> {
         let mut pass = Pass::default();
         pass.run(seeds(&[self], &[Some(cotangent)])?)?;

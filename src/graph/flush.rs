@@ -139,6 +139,25 @@ fn flush_on(roots: &[Tensor], owned: bool) -> Result<()> {
     }
 }
 
+/// The steps that a flush of these roots would be on a GPU that offers `caps`. Nothing runs but host steps, and no GPU is needed: for tests
+/// of the shaders.
+#[cfg(feature = "wgpu")]
+pub(crate) fn gpu_steps(roots: &[Tensor], caps: &Caps) -> Result<Vec<crate::codegen::dispatch::GpuStep>> {
+    loop {
+        let guard = EXECUTOR.lock().unwrap_or_else(|e| e.into_inner());
+        let mut claim = Claim::collect(roots, false)?;
+        let hosts = claim.hosts();
+        if hosts.is_empty() {
+            claim.liveness(roots);
+            let plan = Planner::build(&claim, Device(DeviceKind::Gpu(0)), caps, fuse(), false)?;
+            return Ok(super::plan::place(&plan, caps)?.into_iter().map(|p| p.step).collect());
+        }
+        drop(guard);
+        drop(claim);
+        hosts.iter().try_for_each(host_step)?;
+    }
+}
+
 /// Runs a host step, outside of the executor's lock: its op may flush.
 fn host_step(node: &Arc<Node>) -> Result<()> {
     let (op, inputs) = {

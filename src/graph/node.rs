@@ -34,6 +34,15 @@ pub(crate) const READY: u8 = 1;
 pub(crate) const FAILED: u8 = 2;
 
 /// The identity of a place where gradients end: a parameter, or a tensor that asked for its gradient. Stable over a parameter's updates.
+///
+/// ```
+/// use fornax::nn::Param;
+/// use fornax::{Device, Tensor};
+/// let w = Param::new(Tensor::ones(3, Device::cpu()));
+/// let grads = w.get().sum(()).backward()?;
+/// assert_eq!(grads.get_id(w.id()).unwrap().dims(), [3]);
+/// # Ok::<(), fornax::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LeafId(pub(crate) u64);
 
@@ -161,7 +170,7 @@ pub(crate) fn record_on(device: Device, op: Arc<dyn Op>, inputs: &[&Tensor]) -> 
             return Err(Error::dtype(op.name(), &[o.dtype], expected));
         }
     }
-    let requires_grad = grad_enabled() && inputs.iter().any(|t| t.node.requires_grad) && outs.iter().any(|o| o.dtype.is_float());
+    let requires_grad = grad_enabled() && inputs.iter().any(|t| t.is_differentiable()) && outs.iter().any(|o| o.dtype.is_float());
     Ok(insert(device, op, inputs.iter().map(|&t| t.clone()).collect(), outs, requires_grad, None))
 }
 
@@ -193,31 +202,67 @@ impl Tensor {
     }
 
     /// The size along each axis.
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor};
+    /// let x = Tensor::ones([2, 3], Device::cpu());
+    /// assert_eq!(x.shape().to_string(), "[2, 3]");
+    /// ```
     pub fn shape(&self) -> &Shape {
         &self.meta().layout.shape
     }
 
     /// The size along each axis, as a slice.
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor};
+    /// let x = Tensor::ones([2, 3], Device::cpu());
+    /// assert_eq!(x.dims(), [2, 3]);
+    /// ```
     pub fn dims(&self) -> &[usize] {
         self.shape()
     }
 
     /// The number of axes: 0 for a scalar.
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor};
+    /// let x = Tensor::ones([2, 3], Device::cpu());
+    /// assert_eq!(x.rank(), 2);
+    /// ```
     pub fn rank(&self) -> usize {
         self.shape().rank()
     }
 
     /// The number of elements.
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor};
+    /// let x = Tensor::ones([2, 3], Device::cpu());
+    /// assert_eq!(x.numel(), 6);
+    /// ```
     pub fn numel(&self) -> usize {
         self.shape().numel()
     }
 
     /// The type of the elements.
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor};
+    /// let x = Tensor::ones([2, 3], Device::cpu());
+    /// assert_eq!(x.dtype(), fornax::DType::F32);
+    /// ```
     pub fn dtype(&self) -> DType {
         self.meta().dtype
     }
 
     /// Where the tensor lives.
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor};
+    /// let x = Tensor::ones([2, 3], Device::cpu());
+    /// assert_eq!(x.device(), Device::cpu());
+    /// ```
     pub fn device(&self) -> Device {
         self.node.device
     }
@@ -231,6 +276,14 @@ impl Tensor {
     ///
     /// # Errors
     /// Memory, device loss, or an error kept from an earlier flush of this tensor.
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor};
+    /// let x = Tensor::ones(1000, Device::cpu()).exp();
+    /// x.eval()?; // the value is there now: what is built on it does not compute it again
+    /// assert_eq!((&x - &x).sum(()).item::<f32>()?, 0.0);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn eval(&self) -> Result<()> {
         flush::flush(std::slice::from_ref(self))
     }

@@ -1,7 +1,8 @@
 //! The graph itself: depth, width, memory, errors, threads.
 
 use crate::harness::gpu;
-use fornax::{DType, Device, Error, Tensor, grad, stats};
+use fornax::nn::Param;
+use fornax::{DType, Device, Error, Result, Tensor, checkpoint, grad, stats};
 use std::time::Instant;
 
 const CPU: Device = Device::cpu();
@@ -221,4 +222,43 @@ fn a_part_of_larger_memory_is_not_overwritten_in_place() {
     drop(base);
     let y = part + 100.0;
     assert_eq!(y.to_vec::<f32>().unwrap(), (6..24).map(|i| i as f32 + 100.0).collect::<Vec<_>>());
+}
+
+#[test]
+fn positions_are_constants() {
+    let x = Tensor::from_vec(vec![3.0f32, 1.0, 2.0], 3, CPU).unwrap().requires_grad();
+    for (values, places) in [x.sort(0, false), x.cummax(0), x.topk(3, 0, true)] {
+        assert!(!places.is_differentiable() && !places.cast(DType::F32).is_differentiable());
+        // What is computed from them takes no gradient back; the values beside them do.
+        let loss = (places.cast(DType::F32) * &values).sum(());
+        assert!(loss.backward_retain().unwrap().get(&x).is_some());
+        assert!(places.cast(DType::F32).sum(()).backward().is_err());
+    }
+}
+
+#[test]
+fn checkpointed_gradients_are_the_same() {
+    for device in [Some(CPU), gpu()].into_iter().flatten() {
+        let run = |save: bool| -> Result<Vec<Vec<f32>>> {
+            fornax::manual_seed(5);
+            let x = Tensor::normal([4, 6], 0.0, 1.0, device).requires_grad();
+            let w = Param::new(Tensor::normal([6, 6], 0.0, 0.5, device));
+            let mut h = x.clone();
+            for _ in 0..3 {
+                let w = w.clone();
+                let block = move |t: &[Tensor]| t[0].try_matmul(&w.get())?.try_gelu();
+                h = if save { checkpoint(&[&h], block)? } else { block(&[h])? };
+            }
+            let loss = h.try_square()?.try_sum(())?;
+            let grads = loss.backward_retain()?;
+            let second = grad(&[&loss], &[&x])?[0].clone().unwrap().try_square()?.try_sum(())?;
+            let second = grad(&[&second], &[&x])?[0].clone().unwrap();
+            [&loss, grads.get(&x).unwrap(), w.grad(&grads).unwrap(), &second].iter().map(|t| t.to_vec()).collect()
+        };
+        let (plain, saved) = (run(false).unwrap(), run(true).unwrap());
+        for (k, (p, s)) in plain.iter().flatten().zip(saved.iter().flatten()).enumerate() {
+            assert!((p - s).abs() <= 1e-5 * (1.0 + p.abs()), "{device}: {k}: {p} and {s}");
+        }
+        assert!(plain[2].iter().any(|g| g.abs() > 0.1));
+    }
 }

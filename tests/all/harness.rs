@@ -1,6 +1,6 @@
 //! The op harness: a case says how an op is called and on what; the harness compares backends, dtypes, layouts, switches and derivatives.
 
-use fornax::{DType, Device, Result, Tensor, testing};
+use fornax::{DType, Device, GradCheck, Result, Tensor, testing};
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
@@ -119,6 +119,11 @@ impl Case {
 
     pub fn order(&self) -> usize {
         self.order
+    }
+
+    /// Whether it takes half precision.
+    pub fn takes_half(&self) -> bool {
+        self.half
     }
 
     fn is_float(&self, i: usize) -> bool {
@@ -574,6 +579,20 @@ fn check_gradients(report: &mut Report, case: &Case) -> Result<()> {
         let want: f64 = g.iter().zip(d).flat_map(|(g, d)| g.iter().zip(d)).map(|(g, d)| g * d).sum();
         let value = |a: &[Arr]| dot(a)?.0.item::<f64>();
         report.compare("second derivative", case, along(case, &values, d, &value).map(|v| vec![v]), &[want], 1e-5, 1e-6 * scale);
+    }
+    // Few elements: each of them, and the cotangent's, through the public checker.
+    if total <= 16 {
+        let floats: Vec<&Tensor> = wanted.iter().map(|&i| &t[i]).collect();
+        let build = |x: &[Tensor]| {
+            let mut all = t.clone();
+            wanted.iter().zip(x).for_each(|(&i, x)| all[i] = x.clone());
+            case.build(&all)
+        };
+        *report.counts.entry("second, by element").or_default() += 1;
+        let options = GradCheck { atol: 1e-6 * scale, ..GradCheck::default() };
+        if let Err(e) = fornax::check_second_gradients(build, &floats, options) {
+            report.fail("second, by element", case, e);
+        }
     }
     Ok(())
 }

@@ -6,7 +6,8 @@ use fornax::{DType, Device, Tensor, testing};
 use std::collections::BTreeSet;
 use std::path::Path;
 
-fn all() -> Vec<Case> {
+/// The cases of all ops.
+pub fn all() -> Vec<Case> {
     let families: [fn() -> Vec<Case>; 13] = [
         ops_pointwise::unary,
         ops_pointwise::binary,
