@@ -1,116 +1,8 @@
 //! Softmax, norms, losses, attention and linear algebra against PyTorch: values and gradients, on both backends. The files come from
 //! `tests/golden/gen_norm_attention.py`.
 
-use fornax::{Attention, CrossEntropy, DType, Device, Reduction, Result, Tensor};
-use safetensors::{Dtype, SafeTensors};
-use std::collections::HashMap;
-
-/// The tensors of one case, by their names after it.
-struct Golden<'a> {
-    file: &'a SafeTensors<'a>,
-    name: &'a str,
-}
-
-type Ins = HashMap<String, Tensor>;
-type Outs = Vec<(&'static str, Tensor)>;
-
-impl Golden<'_> {
-    fn names(&self, kind: &str) -> Vec<String> {
-        let prefix = format!("{}.{kind}.", self.name);
-        let mut names: Vec<String> = self.file.names().iter().filter_map(|n| n.strip_prefix(&prefix).map(str::to_string)).collect();
-        names.sort();
-        names
-    }
-
-    fn values(&self, kind: &str, name: &str) -> Vec<f64> {
-        let view = self.file.tensor(&format!("{}.{kind}.{name}", self.name)).unwrap();
-        match view.dtype() {
-            Dtype::F32 => view.data().as_chunks().0.iter().map(|&b| f32::from_le_bytes(b) as f64).collect(),
-            Dtype::I32 => view.data().as_chunks().0.iter().map(|&b| i32::from_le_bytes(b) as f64).collect(),
-            _ => view.data().iter().map(|&b| b as f64).collect(),
-        }
-    }
-
-    /// Floats in `dtype`.
-    fn tensor(&self, kind: &str, name: &str, dtype: DType, device: Device) -> Result<Tensor> {
-        let view = self.file.tensor(&format!("{}.{kind}.{name}", self.name)).unwrap();
-        let (v, shape) = (self.values(kind, name), view.shape());
-        match (view.dtype(), dtype) {
-            (Dtype::F32, DType::F64) => Tensor::from_vec(v, shape, device),
-            (Dtype::F32, _) => Tensor::from_vec(v.iter().map(|&x| x as f32).collect(), shape, device),
-            (Dtype::I32, _) => Tensor::from_vec(v.iter().map(|&x| x as i32).collect(), shape, device),
-            _ => Tensor::from_vec(v.iter().map(|&x| x != 0.0).collect(), shape, device),
-        }
-    }
-
-    /// Compares what `f` gives, and its gradients.
-    fn check(&self, f: &dyn Fn(&Ins) -> Result<Outs>, dtype: DType, device: Device, tol: f64) -> Result<()> {
-        let wanted = self.names("grad");
-        let mut ins = Ins::new();
-        for n in self.names("in") {
-            let t = self.tensor("in", &n, dtype, device)?;
-            ins.insert(n.clone(), if wanted.contains(&n) { t.requires_grad() } else { t });
-        }
-        let outs = f(&ins)?;
-        assert_eq!(outs.len(), self.names("out").len(), "{}", self.name);
-        let mut loss: Option<Tensor> = None;
-        for (n, y) in &outs {
-            self.close(&y.to_vec::<f64>()?, "out", n, tol, device);
-            if self.names("cot").iter().any(|c| c == n) {
-                let part = y.try_mul(self.tensor("cot", n, dtype, device)?)?.try_sum(())?;
-                loss = Some(loss.map_or(Ok(part.clone()), |l| l.try_add(&part))?);
-            }
-        }
-        if let (Some(loss), false) = (loss, wanted.is_empty()) {
-            let grads = loss.backward()?;
-            for n in &wanted {
-                let g = grads.get(&ins[n]).unwrap_or_else(|| panic!("{}: no gradient for {n}", self.name));
-                assert_eq!(g.dims(), ins[n].dims(), "{}", self.name);
-                self.close(&g.to_vec::<f64>()?, "grad", n, 5.0 * tol, device);
-            }
-        }
-        Ok(())
-    }
-
-    fn close(&self, got: &[f64], kind: &str, name: &str, tol: f64, device: Device) {
-        let want = self.values(kind, name);
-        assert_eq!(got.len(), want.len(), "{} {kind} {name}", self.name);
-        let scale = want.iter().filter(|w| w.is_finite()).fold(1.0f64, |m, w| m.max(w.abs()));
-        for (i, (g, w)) in got.iter().zip(&want).enumerate() {
-            let same = g == w || (g.is_nan() && w.is_nan()) || (g - w).abs() <= tol * scale;
-            assert!(same, "{} on {device}: {kind} {name}: element {i} is {g}, not {w}", self.name);
-        }
-    }
-}
-
-/// Runs every case whose name one of the functions knows, in f64 and f32 on the CPU and in f32 on the GPU, and returns their number.
-fn run(gpu: Option<Device>, known: &dyn Fn(&str) -> Option<Box<dyn Fn(&Ins) -> Result<Outs>>>) -> usize {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/norm_attention.safetensors");
-    let bytes = std::fs::read(path).unwrap();
-    let file = SafeTensors::deserialize(&bytes).unwrap();
-    let mut cases: Vec<String> = file.names().iter().filter_map(|n| n.split('.').next().map(str::to_string)).collect();
-    cases.sort();
-    cases.dedup();
-    let mut done = 0;
-    for name in &cases {
-        let Some(f) = known(name) else { continue };
-        done += 1;
-        let golden = Golden { file: &file, name };
-        let at = |dtype, device, tol| golden.check(&f, dtype, device, tol).unwrap_or_else(|e| panic!("{name} on {device}: {e}"));
-        at(DType::F64, Device::cpu(), 1e-6);
-        at(DType::F32, Device::cpu(), 2e-5);
-        if let Some(device) = gpu {
-            at(DType::F32, device, 5e-5);
-        }
-    }
-    done
-}
-
-fn one(y: Result<Tensor>) -> Result<Outs> {
-    Ok(vec![("y", y?)])
-}
-
-type Case = Box<dyn Fn(&Ins) -> Result<Outs>>;
+use crate::golden_cases::{Case, Ins, one, run};
+use fornax::{Attention, CrossEntropy, Reduction};
 
 fn softmax_and_norms(name: &str) -> Option<Case> {
     let last = name.as_bytes().last().map_or(0, |b| (b % 8) as isize);
@@ -196,20 +88,20 @@ fn linear_algebra(name: &str) -> Option<Case> {
 #[cfg(feature = "linalg")]
 #[test]
 fn linear_algebra_agrees_with_pytorch() {
-    assert_eq!(run(crate::harness::gpu(), &linear_algebra), 9);
+    assert_eq!(run("norm_attention", &linear_algebra), 9);
 }
 
 #[test]
 fn softmax_and_norms_agree_with_pytorch() {
-    assert_eq!(run(crate::harness::gpu(), &softmax_and_norms), 15);
+    assert_eq!(run("norm_attention", &softmax_and_norms), 15);
 }
 
 #[test]
 fn losses_agree_with_pytorch() {
-    assert_eq!(run(crate::harness::gpu(), &losses), 13);
+    assert_eq!(run("norm_attention", &losses), 13);
 }
 
 #[test]
 fn attention_agrees_with_pytorch() {
-    assert_eq!(run(crate::harness::gpu(), &attention), 6);
+    assert_eq!(run("norm_attention", &attention), 6);
 }
