@@ -4,9 +4,11 @@ mod checkpoints;
 mod data;
 mod faults;
 mod golden;
+mod golden_cases;
 mod golden_conv;
 mod golden_layers;
 mod golden_norm;
+mod golden_ops;
 mod golden_rnn;
 mod graphs;
 mod harness;
@@ -23,3 +25,6 @@ mod ops_views;
 mod optim;
 mod programs;
 mod registry;
+#[cfg(feature = "wgpu")]
+mod shaders;
+mod training;
