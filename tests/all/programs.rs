@@ -169,7 +169,7 @@ impl Machine {
                 vec![loss.try_expand(self.shape)?.try_mul(0.01)?.detach()]
             }
             45 => {
-                let (values, places) = x.try_sort(0, s.b % 2 == 0)?;
+                let (values, places) = x.try_sort(0, s.b.is_multiple_of(2))?;
                 vec![values, places.try_cast(DType::F32)?.try_mul(0.1)?]
             }
             46 => {
@@ -223,7 +223,10 @@ impl Machine {
         let Some(loss) = loss else { return Ok(()) };
         let found = match if retain { loss.backward_retain() } else { loss.backward() } {
             Ok(found) => found,
-            Err(Error::Spent) => return Ok(self.seen.push(vec![-2.0])),
+            Err(Error::Spent) => {
+                self.seen.push(vec![-2.0]);
+                return Ok(());
+            }
             Err(e) => return Err(e),
         };
         let gradients = self.inputs.iter().map(|t| found.get(t)).chain(self.params.iter().map(|p| p.grad(&found)));
