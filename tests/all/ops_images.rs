@@ -117,17 +117,17 @@ pub fn sums() -> Vec<Case> {
 
 #[test]
 fn pooling_ops() {
-    check_all(&pools(), &[("f32 = oracle", 6), ("gradient", 20), ("second derivative", 6), ("gpu = cpu", 14)]);
+    check_all(&pools(), &[("f32 = oracle", 6), ("gradient", 56), ("second derivative", 14), ("second, by element", 1), ("gpu = cpu", 14)]);
 }
 
 #[test]
 fn patches_and_resampling() {
-    check_all(&patches(), &[("gradient", 10), ("gpu = cpu", 6)]);
+    check_all(&patches(), &[("gradient", 21), ("gpu = cpu", 6)]);
 }
 
 #[test]
 fn einstein_sums_and_kernel_paths() {
-    check_all(&sums(), &[("gradient", 20), ("gpu = cpu", 18)]);
+    check_all(&sums(), &[("gradient", 81), ("second derivative", 16), ("second, by element", 4), ("gpu = cpu", 18)]);
 }
 
 #[test]

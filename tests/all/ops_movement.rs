@@ -92,5 +92,5 @@ pub fn cases() -> Vec<Case> {
 
 #[test]
 fn movement() {
-    check_all(&cases(), &[("gradient", 100), ("second derivative", 30), ("gpu = cpu", 15)]);
+    check_all(&cases(), &[("gradient", 327), ("second derivative", 68), ("second, by element", 21), ("gpu = cpu", 34)]);
 }

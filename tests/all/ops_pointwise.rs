@@ -225,17 +225,23 @@ pub fn others() -> Vec<Case> {
 
 #[test]
 fn unary_ops() {
-    check_all(&unary(), &[("f32 = oracle", 300), ("gradient", 100), ("second derivative", 80), ("gpu = cpu", 40)]);
+    check_all(
+        &unary(),
+        &[("f32 = oracle", 300), ("gradient", 378), ("second derivative", 84), ("second, by element", 42), ("gpu = cpu", 40)],
+    );
 }
 
 #[test]
 fn binary_ops() {
-    check_all(&binary(), &[("f32 = oracle", 60), ("gradient", 60), ("layout", 200)]);
+    check_all(
+        &binary(),
+        &[("f32 = oracle", 60), ("gradient", 344), ("second derivative", 64), ("second, by element", 32), ("layout", 200)],
+    );
 }
 
 #[test]
 fn other_pointwise_ops() {
-    check_all(&others(), &[("f32 = oracle", 20), ("gradient", 30)]);
+    check_all(&others(), &[("f32 = oracle", 20), ("gradient", 154), ("second derivative", 34), ("second, by element", 14)]);
 }
 
 #[test]

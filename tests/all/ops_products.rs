@@ -127,12 +127,15 @@ pub fn convolutions() -> Vec<Case> {
 
 #[test]
 fn matrix_products() {
-    check_all(&products(), &[("f32 = oracle", 10), ("gradient", 80), ("second derivative", 20), ("gpu = cpu", 15)]);
+    check_all(
+        &products(),
+        &[("f32 = oracle", 10), ("gradient", 124), ("second derivative", 30), ("second, by element", 8), ("gpu = cpu", 15)],
+    );
 }
 
 #[test]
 fn convolution_ops() {
-    check_all(&convolutions(), &[("f32 = oracle", 8), ("gradient", 30), ("gpu = cpu", 8)]);
+    check_all(&convolutions(), &[("f32 = oracle", 8), ("gradient", 30), ("second derivative", 20), ("gpu = cpu", 8)]);
 }
 
 #[test]

@@ -184,12 +184,15 @@ pub fn scans() -> Vec<Case> {
 
 #[test]
 fn reductions() {
-    check_all(&cases(), &[("f32 = oracle", 60), ("gradient", 150), ("second derivative", 50), ("gpu = cpu", 60)]);
+    check_all(
+        &cases(),
+        &[("f32 = oracle", 60), ("gradient", 519), ("second derivative", 72), ("second, by element", 35), ("gpu = cpu", 60)],
+    );
 }
 
 #[test]
 fn scans_and_sorts() {
-    check_all(&scans(), &[("f32 = oracle", 15), ("gradient", 30)]);
+    check_all(&scans(), &[("f32 = oracle", 15), ("gradient", 123), ("second derivative", 20), ("second, by element", 9)]);
 }
 
 #[test]

@@ -66,7 +66,7 @@ pub fn cases() -> Vec<Case> {
 
 #[test]
 fn views() {
-    check_all(&cases(), &[("gradient", 100), ("second derivative", 50), ("layout", 120), ("gpu = cpu", 30)]);
+    check_all(&cases(), &[("gradient", 349), ("second derivative", 64), ("second, by element", 27), ("layout", 120), ("gpu = cpu", 33)]);
 }
 
 #[test]
