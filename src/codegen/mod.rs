@@ -7,7 +7,7 @@ pub(crate) mod program;
 pub(crate) mod wgsl;
 pub(crate) mod wgsl_epilogue;
 pub(crate) mod wgsl_fused;
-mod wgsl_program;
+pub(crate) mod wgsl_program;
 pub(crate) mod wgsl_reduce;
 #[cfg(all(test, feature = "wgpu"))]
 mod wgsl_table_tests;

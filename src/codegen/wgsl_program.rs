@@ -96,6 +96,8 @@ pub(super) struct Builder {
     /// Words in the array element of each binding: 1, 2 or 4.
     pub widths: Vec<u8>,
     pub scalars: Vec<String>,
+    /// A parameter that is 0, which no compiler knows.
+    pub zero: Option<String>,
 }
 
 /// Words in four elements: what one vector load takes.
@@ -216,8 +218,11 @@ impl Builder {
         Ok(out)
     }
 
-    /// Adds the program's scalars to the parameters.
+    /// Adds the program's scalars to the parameters, and the zero where [`hidden`](Builder::hidden) needs it.
     pub fn add_scalars(&mut self, program: &Program, refs: &[ScalarRef]) -> Result<()> {
+        if program.instrs.iter().any(|i| repeated(i).is_some()) {
+            self.zero = Some(self.field("zero", "u32", 0usize));
+        }
         for (i, (&dtype, &scalar)) in program.scalars.iter().zip(refs).enumerate() {
             let ty = type_of(dtype)?;
             let field = self.field(format!("v{i}"), if ty == "bool" { "u32" } else { ty }, Param::Remote { scalar, dtype });
@@ -290,6 +295,12 @@ impl Builder {
         Ok(())
     }
 
+    /// A register under another name that compilers cannot tell to be the same value: they fold `x - x` to 0 and `x / x` to 1, whatever x is.
+    fn hidden(&self, reg: Reg) -> String {
+        let zero = self.zero.as_deref().unwrap_or("0u");
+        format!("bitcast<f32>(bitcast<u32>(r{reg}) ^ {zero})")
+    }
+
     /// The program as a function `fx_program` of the loaded elements and positions; returns a struct `FxOut` of its stores `y0`, `y1`, ….
     /// Puts in front what it needs.
     pub fn program(&self, program: &Program, operands: &[Operand]) -> Result<String> {
@@ -311,7 +322,13 @@ impl Builder {
                             preludes.push(chunk);
                         }
                     }
-                    let value = substitute(text, args);
+                    let value = match repeated(instr) {
+                        Some(reg) => {
+                            let _ = writeln!(body, "    let r{i}x = {};", self.hidden(reg));
+                            substitute(text, args, Some(i))
+                        }
+                        None => substitute(text, args, None),
+                    };
                     // A u8 lives in a word: what leaves its eight bits wraps, as on the CPU.
                     if *out == DType::U8 { format!("({value}) & 255u") } else { value }
                 }
@@ -424,19 +441,31 @@ fn reads(instr: &Instr, reg: Reg) -> bool {
     }
 }
 
-/// Replaces `$0`, `$1`, … by registers.
-fn substitute(text: &str, args: &[Reg]) -> String {
+/// The float register that stands as both arguments of a function.
+fn repeated(instr: &Instr) -> Option<Reg> {
+    match instr {
+        Instr::Apply { args, dtype: DType::F32, .. } if args.len() == 2 && args[0] == args[1] => Some(args[0]),
+        _ => None,
+    }
+}
+
+/// Replaces `$0`, `$1`, … by registers, `$1` by `r{i}x` where instruction `i` hides its second argument.
+fn substitute(text: &str, args: &[Reg], hidden: Option<usize>) -> String {
     let mut out = String::new();
     let mut rest = text;
     while let Some(at) = rest.find('$') {
         let digits = rest[at + 1..].bytes().take_while(u8::is_ascii_digit).count();
         out.push_str(&rest[..at]);
-        match rest[at + 1..at + 1 + digits].parse::<usize>().ok().and_then(|i| args.get(i)) {
-            Some(r) => {
+        let k = rest[at + 1..at + 1 + digits].parse::<usize>().ok();
+        match (k.and_then(|k| args.get(k)), hidden) {
+            (Some(_), Some(i)) if k == Some(1) => {
+                let _ = write!(out, "r{i}x");
+            }
+            (Some(r), _) => {
                 let _ = write!(out, "r{r}");
             }
             // The compiler will show it.
-            None => out.push_str(&rest[at..at + 1 + digits]),
+            (None, _) => out.push_str(&rest[at..at + 1 + digits]),
         }
         rest = &rest[at + 1 + digits..];
     }
@@ -445,7 +474,7 @@ fn substitute(text: &str, args: &[Reg]) -> String {
 }
 
 /// The top-level declarations of a prelude: several preludes may contain the same one.
-fn chunks(prelude: &str) -> Vec<&str> {
+pub(crate) fn chunks(prelude: &str) -> Vec<&str> {
     let starts_here = |at: usize| ["fn ", "const ", "struct ", "alias "].iter().any(|k| prelude[at..].starts_with(k));
     let mut starts: Vec<usize> = (0..prelude.len())
         .filter(|&at| (at == 0 || prelude.as_bytes()[at - 1] == b'\n') && prelude.is_char_boundary(at) && starts_here(at))

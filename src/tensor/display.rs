@@ -2,16 +2,20 @@
 
 use crate::graph::node::with_grad;
 use crate::{DType, Result, Tensor};
+use half::{bf16, f16};
 use std::fmt;
 
 /// Above this many elements only the edges are shown.
 const THRESHOLD: usize = 1000;
 /// Elements shown at each end of an axis that is cut.
 const EDGE: usize = 3;
-const WIDTH: usize = 100;
+/// Characters in a line.
+const WIDTH: usize = 75;
+/// Digits after the point.
+const PRECISION: usize = 8;
 
 impl fmt::Debug for Tensor {
-    /// Shape, dtype, device and op. Nothing is evaluated.
+    /// Dtype, shape, device and op. Nothing is evaluated.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let op = self.node.body().op.as_ref().map(|op| op.name());
         write!(f, "Tensor({} {}, {}", self.dtype(), self.shape(), self.device())?;
@@ -23,166 +27,264 @@ impl fmt::Debug for Tensor {
 }
 
 impl fmt::Display for Tensor {
-    /// The values, then dtype, shape and device. Columns are aligned; floats have four digits (`{:.2}` for two), in scientific notation
-    /// where the range demands it; of more than 1000 elements only three at each end of an axis are shown. If the evaluation fails, the
-    /// error is printed in place of the values.
+    /// The values, to the letter as NumPy's `str` prints an array: columns aligned, floats with the fewest digits that tell them apart in their
+    /// dtype, at most 8 after the point (`{:.2}` for two), in scientific notation where the range demands it, of more than 1000 elements only
+    /// three at each end of an axis. Dtype, shape and device are in `{:?}`, which evaluates nothing. If the evaluation fails, the error is
+    /// printed in place of the values.
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, -0.25, f32::NAN, 3.0], [2, 2], Device::cpu())?;
+    /// assert_eq!(x.to_string(), "[[ 1.   -0.25]\n [  nan  3.  ]]");
+    /// assert_eq!(format!("{x:?}"), "Tensor(f32 [2, 2], cpu)");
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match with_grad(false, || cells(self, f.precision().unwrap_or(4))) {
-            Ok(view) => {
-                let mut text = String::new();
-                let last = view.axes.len() > 1 && view.cells.iter().map(String::len).sum::<usize>() > 0;
-                view.print(0, 0, &mut text);
-                f.write_str(&text)?;
-                f.write_str(if last || text.contains('\n') { "\n" } else { " " })?;
-            }
-            Err(error) => write!(f, "<{error}> ")?,
+        match with_grad(false, || text(self, f.precision())) {
+            Ok(text) => f.write_str(&text),
+            Err(error) => write!(f, "<{error}>"),
         }
-        write!(f, "{} {} {}", self.dtype(), self.shape(), self.device())
     }
 }
 
-/// What is printed of a tensor.
-struct Cells {
-    /// For each axis how many elements are shown, and after how many of them stands an ellipsis.
-    axes: Vec<(usize, Option<usize>)>,
-    cells: Vec<String>,
-}
-
-fn cells(t: &Tensor, precision: usize) -> Result<Cells> {
+fn text(t: &Tensor, precision: Option<usize>) -> Result<String> {
+    if t.numel() == 0 {
+        return Ok("[]".into());
+    }
     let cut = t.numel() > THRESHOLD;
     let mut shown = t.clone();
     let mut axes = Vec::new();
     for (a, &n) in t.dims().iter().enumerate() {
-        if cut && n > 2 * EDGE {
+        let shorten = cut && n > 2 * EDGE;
+        if shorten {
             let a = a as isize;
             let ends = [shown.try_narrow(a, 0, EDGE)?, shown.try_narrow(a, n - EDGE, EDGE)?];
             shown = Tensor::try_cat(&[&ends[0], &ends[1]], a)?;
-            axes.push((2 * EDGE, Some(EDGE)));
-        } else {
-            axes.push((n, None));
         }
+        axes.push(Axis { shown: if shorten { 2 * EDGE } else { n }, cut: shorten });
     }
-    let mut cells: Vec<String> = match t.dtype() {
-        DType::Bool => shown.to_vec::<bool>()?.iter().map(bool::to_string).collect(),
-        d if d.is_float() => floats(&shown.to_vec::<f64>()?, precision),
-        _ => shown.to_vec::<i64>()?.iter().map(i64::to_string).collect(),
+    let yes = if axes.is_empty() { "True" } else { " True" };
+    let cells = match t.dtype() {
+        DType::Bool => shown.to_vec::<bool>()?.iter().map(|&b| if b { yes } else { "False" }.to_string()).collect(),
+        d if d.is_float() => {
+            let values = shown.to_vec::<f64>()?;
+            if axes.is_empty() {
+                return Ok(scalar(values[0], d, precision));
+            }
+            floats(&values, d, precision.unwrap_or(PRECISION))
+        }
+        _ => shown.to_vec::<i64>()?.iter().map(i64::to_string).collect::<Vec<_>>(),
     };
+    Ok(layout(&axes, cells))
+}
+
+/// The nearest value of a float dtype.
+fn rounded(v: f64, dtype: DType) -> f64 {
+    match dtype {
+        DType::F16 => f16::from_f64(v).to_f64(),
+        DType::BF16 => bf16::from_f64(v).to_f64(),
+        DType::F32 => v as f32 as f64,
+        _ => v,
+    }
+}
+
+/// From this power of ten on numbers are printed in scientific notation: the digits that the dtype surely has.
+fn digits(dtype: DType) -> i32 {
+    match dtype {
+        DType::F16 => 3,
+        DType::BF16 => 2,
+        DType::F32 => 6,
+        _ => 15,
+    }
+}
+
+/// The shortest decimal number (`1.5e-7`) that is nearer to `v` than to any other value of its dtype.
+fn shortest(v: f64, dtype: DType) -> String {
+    match dtype {
+        DType::F32 => format!("{:e}", v as f32),
+        DType::F16 | DType::BF16 => {
+            let same = |text: &String| text.parse().is_ok_and(|w| rounded(w, dtype) == v);
+            (0..6).map(|p| format!("{v:.p$e}")).find(same).unwrap_or_else(|| format!("{v:e}"))
+        }
+        _ => format!("{v:e}"),
+    }
+}
+
+/// `v` as (digits before the point, digits after it, without trailing zeros); at most `precision` of the latter.
+fn positional(v: f64, dtype: DType, precision: usize) -> (String, String) {
+    // Zeros follow the shortest digits, as for 1.2e7.
+    let short: Option<String> = shortest(v, dtype).parse::<f64>().ok().map(|w| w.to_string());
+    let text = match short {
+        Some(s) if s.split_once('.').is_none_or(|(_, f)| f.len() <= precision) => s,
+        _ => format!("{v:.precision$}"),
+    };
+    let (int, frac) = text.split_once('.').unwrap_or((&text, ""));
+    (int.to_string(), frac.trim_end_matches('0').to_string())
+}
+
+/// `v` as (digit before the point, digits after it, exponent with its sign and at least two digits).
+fn scientific(v: f64, dtype: DType, precision: usize) -> (String, String, String) {
+    let short = shortest(v, dtype);
+    let fits = short.split_once('e').is_some_and(|(m, _)| m.split_once('.').is_none_or(|(_, f)| f.len() <= precision));
+    let (int, frac, e) = parts(&if fits { short } else { format!("{v:.precision$e}") });
+    (int, frac.trim_end_matches('0').to_string(), e)
+}
+
+/// `1.50e-7` as `1`, `50` and `-07`.
+fn parts(text: &str) -> (String, String, String) {
+    let (mantissa, exponent) = text.split_once('e').unwrap_or((text, "0"));
+    let (int, frac) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let (sign, exponent) = exponent.strip_prefix('-').map_or(('+', exponent), |e| ('-', e));
+    (int.to_string(), frac.to_string(), format!("{sign}{exponent:0>2}"))
+}
+
+fn not_finite(v: f64) -> Option<&'static str> {
+    match v {
+        v if v.is_nan() => Some("nan"),
+        v if v.is_infinite() => Some(if v > 0.0 { "inf" } else { "-inf" }),
+        _ => None,
+    }
+}
+
+/// A tensor without axes: all its digits.
+fn scalar(v: f64, dtype: DType, precision: Option<usize>) -> String {
+    if let Some(name) = not_finite(v) {
+        return name.into();
+    }
+    let precision = precision.unwrap_or(400);
+    let size = v.abs();
+    // NumPy's bounds: 10^16 for doubles, one more than the digits they surely have.
+    let high = if dtype == DType::F64 { 1e16 } else { 10f64.powi(digits(dtype)) };
+    if size != 0.0 && !(1e-4..high).contains(&size) {
+        let (int, frac, e) = scientific(v, dtype, precision);
+        let point = if frac.is_empty() { "" } else { "." };
+        return format!("{int}{point}{frac}e{e}");
+    }
+    let (int, frac) = positional(v, dtype, precision);
+    format!("{int}.{}", if frac.is_empty() { "0" } else { &frac })
+}
+
+/// Numbers in one format for all.
+fn floats(values: &[f64], dtype: DType, precision: usize) -> Vec<String> {
+    let finite = || values.iter().copied().filter(|v| v.is_finite());
+    let sizes = finite().map(f64::abs).filter(|v| *v > 0.0);
+    let (low, high) = sizes.fold((f64::INFINITY, 0f64), |(l, h), v| (l.min(v), h.max(v)));
+    let wide = high >= 10f64.powi(digits(dtype).min(8)) || low < rounded(1e-4, dtype) || rounded(high / low, dtype) > 1000.0;
+    let is_scientific = high > 0.0 && wide;
+    let longest = |texts: &mut dyn Iterator<Item = usize>| texts.max().unwrap_or(0);
+    // The widths of what stands before and after the point.
+    let (mut left, right, cells): (usize, usize, Vec<(String, String)>);
+    if is_scientific {
+        let short: Vec<_> = finite().map(|v| scientific(v, dtype, precision)).collect();
+        let (frac, exp) = (longest(&mut short.iter().map(|p| p.1.len())), longest(&mut short.iter().map(|p| p.2.len() - 1)));
+        left = longest(&mut short.iter().map(|p| p.0.len()));
+        right = frac + exp + 2;
+        // All have as many digits as the longest, true ones.
+        let whole = |&v: &f64| {
+            let (int, f, e) = parts(&format!("{v:.frac$e}"));
+            (int, format!("{f}e{}{:0>exp$}", &e[..1], &e[1..]))
+        };
+        cells = values.iter().map(whole).collect();
+    } else {
+        cells = values.iter().map(|&v| positional(if v.is_finite() { v } else { 0.0 }, dtype, precision)).collect();
+        let used = || cells.iter().zip(values).filter(|(_, v)| v.is_finite()).map(|(p, _)| p);
+        left = longest(&mut used().map(|p| p.0.len()));
+        right = longest(&mut used().map(|p| p.1.len()));
+    }
+    for name in values.iter().filter_map(|&v| not_finite(v)) {
+        left = left.max(name.len().saturating_sub(right + 1));
+    }
+    let cell = |(v, (int, rest)): (&f64, (String, String))| match not_finite(*v) {
+        Some(name) => format!("{name:>width$}", width = left + right + 1),
+        None => format!("{int:>left$}.{rest:<right$}"),
+    };
+    values.iter().zip(cells).map(cell).collect()
+}
+
+/// An axis, as printed.
+struct Axis {
+    shown: usize,
+    /// Whether an ellipsis stands in the middle.
+    cut: bool,
+}
+
+/// Cells in brackets, padded to one width.
+fn layout(axes: &[Axis], mut cells: Vec<String>) -> String {
     let width = cells.iter().map(String::len).max().unwrap_or(0);
     if !axes.is_empty() {
         cells.iter_mut().for_each(|c| *c = format!("{c:>width$}"));
     }
-    Ok(Cells { axes, cells })
+    let mut out = String::new();
+    brackets(axes, &cells, 1, &mut out);
+    out
 }
 
-/// Numbers in one format for all: whole numbers as `3.`, else fixed or scientific notation by the range (NumPy's bounds).
-fn floats(values: &[f64], precision: usize) -> Vec<String> {
-    let sizes = values.iter().map(|v| v.abs()).filter(|v| v.is_finite() && *v > 0.0);
-    let (low, high) = sizes.clone().fold((f64::INFINITY, 0f64), |(l, h), v| (l.min(v), h.max(v)));
-    let whole = values.iter().all(|v| !v.is_finite() || *v == v.trunc());
-    let scientific = high >= 1e8 || (!whole && high > 0.0 && (low < 1e-4 || high / low > 1000.0));
-    let one = |v: f64| match v {
-        v if v.is_nan() => "nan".to_string(),
-        v if v.is_infinite() => if v > 0.0 { "inf" } else { "-inf" }.to_string(),
-        v if scientific => exponent(format!("{v:.precision$e}")),
-        v if whole => format!("{v:.0}."),
-        v => format!("{v:.precision$}"),
+/// The cells of `axes`, `indent` columns from the left.
+fn brackets(axes: &[Axis], cells: &[String], indent: usize, out: &mut String) {
+    let Some((axis, rest)) = axes.split_first() else {
+        out.push_str(&cells[0]);
+        return;
     };
-    values.iter().map(|&v| one(v)).collect()
-}
-
-/// `1.5e-7` as `1.5e-07`.
-fn exponent(text: String) -> String {
-    match text.split_once('e') {
-        Some((digits, e)) => {
-            let (sign, e) = e.strip_prefix('-').map_or(('+', e), |e| ('-', e));
-            format!("{digits}e{sign}{e:0>2}")
-        }
-        None => text,
-    }
-}
-
-impl Cells {
-    /// Prints the part from cell `at` on that belongs to axes `axis` and later.
-    fn print(&self, axis: usize, at: usize, text: &mut String) {
-        let Some(&(n, gap)) = self.axes.get(axis) else {
-            text.push_str(&self.cells[at]);
-            return;
+    out.push('[');
+    let margin = " ".repeat(indent);
+    if rest.is_empty() {
+        // A line ends where a closing bracket for each axis would no longer fit.
+        let end = WIDTH.saturating_sub(indent);
+        let mut column = indent;
+        let mut word = |text: &str, last: bool| {
+            if column + text.len() > end && column > indent {
+                out.truncate(out.trim_end_matches(' ').len());
+                out.push('\n');
+                out.push_str(&margin);
+                column = indent;
+            }
+            out.push_str(text);
+            column += text.len() + 1;
+            if !last {
+                out.push(' ');
+            }
         };
-        let inner: usize = self.axes[axis + 1..].iter().map(|a| a.0).product();
-        let depth = self.axes.len() - axis - 1;
-        text.push('[');
-        let margin = axis + 1;
-        let mut column = margin;
-        for i in 0..n {
-            if inner == 0 && depth > 0 && n > 2 * EDGE && i == EDGE {
-                text.push_str("...");
-                break;
+        for (i, cell) in cells.iter().enumerate() {
+            if axis.cut && i == EDGE {
+                word("...", false);
             }
-            if depth > 0 {
-                if i > 0 {
-                    text.push(',');
-                    text.extend(std::iter::repeat_n('\n', depth));
-                    text.extend(std::iter::repeat_n(' ', margin));
-                }
-                if gap == Some(i) {
-                    text.push_str("...,");
-                    text.extend(std::iter::repeat_n('\n', depth));
-                    text.extend(std::iter::repeat_n(' ', margin));
-                }
-            } else {
-                let cell = self.cells[at + i].len();
-                let dots = if gap == Some(i) { 5 } else { 0 };
-                if i > 0 {
-                    text.push(',');
-                    column += 2 + cell + dots;
-                    if column > WIDTH {
-                        text.push('\n');
-                        text.extend(std::iter::repeat_n(' ', margin));
-                        column = margin + cell + dots;
-                    } else {
-                        text.push(' ');
-                    }
-                } else {
-                    column += cell;
-                }
-                if dots > 0 {
-                    text.push_str("..., ");
-                }
-            }
-            self.print(axis + 1, at + i * inner, text);
+            word(cell, i + 1 == cells.len());
         }
-        text.push(']');
+    } else {
+        let each = cells.len() / axis.shown;
+        for (i, part) in cells.chunks(each).enumerate() {
+            if i > 0 {
+                out.push_str(&"\n".repeat(rest.len()));
+                out.push_str(&margin);
+            }
+            if axis.cut && i == EDGE {
+                out.push_str("...");
+                out.push_str(&"\n".repeat(rest.len()));
+                out.push_str(&margin);
+            }
+            brackets(rest, part, indent + 1, out);
+        }
     }
+    out.push(']');
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// NumPy has no bfloat16; the rule is the one of its other dtypes.
     #[test]
-    fn numbers_share_a_format() {
-        assert_eq!(floats(&[1.0, -2.0, f64::NAN], 4), ["1.", "-2.", "nan"]);
-        assert_eq!(floats(&[1.5, 0.25], 4), ["1.5000", "0.2500"]);
-        assert_eq!(floats(&[1.5, 1e-7], 4), ["1.5000e+00", "1.0000e-07"]);
-        assert_eq!(floats(&[1e12], 2), ["1.00e+12"]);
-        assert_eq!(floats(&[0.0, f64::INFINITY], 4), ["0.", "inf"]);
-        assert_eq!(floats(&[], 4), [""; 0]);
-    }
-
-    fn print(axes: &[(usize, Option<usize>)], cells: &[&str]) -> String {
-        let mut text = String::new();
-        Cells { axes: axes.to_vec(), cells: cells.iter().map(|c| c.to_string()).collect() }.print(0, 0, &mut text);
-        text
+    fn bf16_has_its_own_digits() {
+        let b = |v: f64| rounded(v, DType::BF16);
+        assert_eq!(floats(&[b(0.1), b(1.0 / 3.0)], DType::BF16, 8), ["0.1  ", "0.334"]);
+        assert_eq!(floats(&[b(300.0), 2.0], DType::BF16, 8), ["3.e+02", "2.e+00"]);
+        assert_eq!(scalar(b(0.1), DType::BF16, None), "0.1");
     }
 
     #[test]
-    fn brackets_are_numpys() {
-        assert_eq!(print(&[], &["7"]), "7");
-        assert_eq!(print(&[(2, None), (2, None)], &["1", "2", "3", "4"]), "[[1, 2],\n [3, 4]]");
-        assert_eq!(print(&[(2, None), (1, None), (2, None)], &["1", "2", "3", "4"]), "[[[1, 2]],\n\n [[3, 4]]]");
-        assert_eq!(print(&[(2, Some(1))], &["1", "9"]), "[1, ..., 9]");
-        assert_eq!(print(&[(2, Some(1)), (1, None)], &["1", "9"]), "[[1],\n ...,\n [9]]");
-        assert_eq!(print(&[(0, None)], &[]), "[]");
-        assert_eq!(print(&[(2, None), (0, None)], &[]), "[[],\n []]");
+    fn precision_can_be_asked_for() {
+        assert_eq!(floats(&[1.5, 0.333], DType::F64, 1), ["1.5", "0.3"]);
+        assert_eq!(floats(&[1e12], DType::F64, 2), ["1.e+12"]);
+        assert_eq!(scalar(2.0 / 3.0, DType::F64, Some(2)), "0.67");
     }
 }

@@ -78,7 +78,7 @@ mod alone {
         let x = Tensor::ones(3, CPU);
         let bad = x.index_select(0, &Tensor::from_vec(vec![9], 1, CPU).unwrap());
         let text = bad.to_string();
-        assert!(text.starts_with('<') && text.ends_with("f32 [1] cpu"), "{text}");
+        assert!(text.starts_with('<') && text.ends_with('>'), "{text}");
     }
 
     #[test]

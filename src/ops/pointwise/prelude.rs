@@ -1,5 +1,5 @@
-//! WGSL functions that the table's expressions call. A row has one prelude, printed once a shader; the names of its helpers begin with the
-//! op's name, so that the preludes of one shader never define a name twice. NaN is told by its bits, for naga folds `x != x` to false.
+//! WGSL functions that the table's expressions call. A row has one prelude; a function is printed once a shader, so the names of helpers begin with the
+//! op's name, or their text is the same wherever they stand. NaN is told by its bits, for naga folds `x != x` to false.
 
 /// eˣ − 1 by the series of the CPU's version.
 macro_rules! expm1 {
@@ -84,13 +84,84 @@ macro_rules! erf {
     };
 }
 
-/// x − n·π/2 as a vec2 (remainder, n): π/2 in four parts whose products with n are exact to about 10⁴; beyond, the error grows as x does.
+/// The upper half of a product, put together, for WGSL has no such thing.
+macro_rules! mulhi {
+    () => {
+        "fn fx_mulhi(a: u32, b: u32) -> u32 {
+    let al = a & 0xffffu;
+    let ah = a >> 16u;
+    let bl = b & 0xffffu;
+    let bh = b >> 16u;
+    let mid = ah * bl + ((al * bl) >> 16u);
+    let low = al * bh + (mid & 0xffffu);
+    return ah * bh + (mid >> 16u) + (low >> 16u);
+}
+"
+    };
+}
+
+/// x − n·π/2 as a vec2 (remainder, n modulo 4) for any |x| ≥ 4, NaN for an infinity (Payne and Hanek, 1983): the bits of 2/π that matter for
+/// x's exponent, times its mantissa, in fixed point with 62 bits after the point; what they leave of x·2/π counts quadrants.
+macro_rules! trig_huge {
+    () => {
+        concat!(
+            mulhi!(),
+            "fn fx_trig_huge(x: f32) -> vec2<f32> {
+    let u = bitcast<u32>(x);
+    let m = ((u & 0x7fffffu) << 8u) | 0x80000000u;
+    let e = ((u >> 23u) & 0xffu) - 126u;
+    var w = vec4<u32>(0u, 0x28be60dbu, 0x9391054au, 0x7f09d5f4u);
+    switch e >> 5u {
+        case 1u: { w = vec4<u32>(0x28be60dbu, 0x9391054au, 0x7f09d5f4u, 0x7d4d3770u); }
+        case 2u: { w = vec4<u32>(0x9391054au, 0x7f09d5f4u, 0x7d4d3770u, 0x36d8a566u); }
+        case 3u: { w = vec4<u32>(0x7f09d5f4u, 0x7d4d3770u, 0x36d8a566u, 0x4f10e410u); }
+        case 4u: { w = vec4<u32>(0x7d4d3770u, 0x36d8a566u, 0x4f10e410u, 0u); }
+        default: {}
+    }
+    let s = e & 31u;
+    let mid = (w.y << s) | ((w.z >> 1u) >> (31u - s));
+    let p = m * mid;
+    var low = p + fx_mulhi(m, (w.z << s) | ((w.w >> 1u) >> (31u - s)));
+    var high = m * ((w.x << s) | ((w.y >> 1u) >> (31u - s))) + fx_mulhi(m, mid) + select(0u, 1u, low < p);
+    var q = high >> 30u;
+    high = high & 0x3fffffffu;
+    let down = high >= 0x20000000u;
+    if down {
+        q = q + 1u;
+        high = 0x40000000u - high - select(0u, 1u, low != 0u);
+        low = 0u - low;
+    }
+    var shift = 0u;
+    if high == 0u {
+        high = low;
+        low = 0u;
+        shift = 32u;
+    }
+    let z = countLeadingZeros(high) & 31u;
+    high = (high << z) | ((low >> 1u) >> (31u - z));
+    let top = f32(high >> 8u);
+    let rest = f32(high & 255u);
+    let r = (top * 1.5707964 + (rest * 0.0061359233 - top * 4.371139e-8)) * bitcast<f32>((105u - z - shift) << 23u);
+    let turned = select(r, -r, down != (x < 0.0));
+    let nan = bitcast<f32>(u | 0x7fc00000u);
+    return vec2<f32>(select(turned, nan, (u & 0x7fffffffu) >= 0x7f800000u), select(f32(q), -f32(q), x < 0.0));
+}
+"
+        )
+    };
+}
+
+/// x − n·π/2 as a vec2 (remainder, n): π/2 in four parts whose products with n are exact up to 8192; beyond, in fixed point.
 macro_rules! reduce {
     ($name:literal) => {
         concat!(
+            trig_huge!(),
             "fn ",
             $name,
             "_reduce(x: f32) -> vec2<f32> {
+    if !(abs(x) <= 8192.0) {
+        return fx_trig_huge(x);
+    }
     let n = round(x * 0.63661975);
     let r = ((x - n * 1.5703125) - n * 4.8375129699707e-4) - n * 7.5495336204767e-8 - n * 2.5633441e-12;
     return vec2<f32>(r, n);
@@ -325,12 +396,57 @@ pub(crate) const MINIMUM: &str = "fn fx_minimum(a: f32, b: f32) -> f32 {
     return select(m, a, (bitcast<u32>(a) & 0x7fffffffu) > 0x7f800000u);
 }
 ";
-/// Every division says what happens at 0 and at the one overflow, i32::MIN / -1.
-pub(crate) const FMOD: &str = "fn fx_fmod_f(a: f32, b: f32) -> f32 {
-    let r = a - b * trunc(a / b);
-    return select(r, a, abs(b) > 3.4028234e38 && abs(a) <= 3.4028234e38);
+/// The remainder of floats with the sign of the dividend, exactly: a long division of the mantissas, eight bits a step.
+macro_rules! fmod {
+    () => {
+        "fn fx_mantissa(u: u32) -> vec2<u32> {
+    let e = (u >> 23u) & 255u;
+    let m = u & 0x7fffffu;
+    if e != 0u {
+        return vec2<u32>(m | 0x800000u, e);
+    }
+    // A denormal number, with its leading bit where others have theirs: exponents wrap below 0, and their differences are right.
+    let z = countLeadingZeros(m | 1u) - 8u;
+    return vec2<u32>(m << z, 1u - z);
 }
-fn fx_fmod_i(a: i32, b: i32) -> i32 {
+fn fx_fmod_f(a: f32, b: f32) -> f32 {
+    let ua = bitcast<u32>(a) & 0x7fffffffu;
+    let ub = bitcast<u32>(b) & 0x7fffffffu;
+    let sign = bitcast<u32>(a) & 0x80000000u;
+    if ua >= 0x7f800000u || ub == 0u || ub > 0x7f800000u {
+        return bitcast<f32>(0x7fc00000u | sign);
+    }
+    if ua < ub {
+        return a;
+    }
+    let ma = fx_mantissa(ua);
+    let mb = fx_mantissa(ub);
+    var d = ma.y - mb.y;
+    var m = ma.x % mb.x;
+    while d > 0u && m != 0u {
+        let s = min(d, 8u);
+        m = (m << s) % mb.x;
+        d = d - s;
+    }
+    if m == 0u {
+        return bitcast<f32>(sign);
+    }
+    let z = countLeadingZeros(m) - 8u;
+    let e = bitcast<i32>(mb.y) - bitcast<i32>(z);
+    m = m << z;
+    if e <= 0 {
+        return bitcast<f32>(sign | (m >> bitcast<u32>(1 - e)));
+    }
+    return bitcast<f32>(sign | (bitcast<u32>(e) << 23u) | (m & 0x7fffffu));
+}
+"
+    };
+}
+
+/// Every integer division says what happens at 0 and at the one overflow, i32::MIN / -1.
+pub(crate) const FMOD: &str = concat!(
+    fmod!(),
+    "fn fx_fmod_i(a: i32, b: i32) -> i32 {
     let d = select(b, 1, b == 0 || b == -1);
     return a - (a / d) * d;
 }
@@ -338,10 +454,13 @@ fn fx_fmod_u(a: u32, b: u32) -> u32 {
     let d = select(b, 1u, b == 0u);
     return a - (a / d) * d;
 }
-";
-pub(crate) const REM: &str = "fn fx_rem_f(a: f32, b: f32) -> f32 {
-    let r = select(a - b * trunc(a / b), a, abs(b) > 3.4028234e38 && abs(a) <= 3.4028234e38);
-    return select(r, r + b, r != 0.0 && ((b < 0.0) != (r < 0.0)));
+"
+);
+pub(crate) const REM: &str = concat!(
+    fmod!(),
+    "fn fx_rem_f(a: f32, b: f32) -> f32 {
+    let r = fx_fmod_f(a, b);
+    return select(r, r + b, (bitcast<u32>(r) << 1u) != 0u && ((bitcast<u32>(b) ^ bitcast<u32>(r)) >> 31u) == 1u);
 }
 fn fx_rem_i(a: i32, b: i32) -> i32 {
     let d = select(b, 1, b == 0 || b == -1);
@@ -352,12 +471,65 @@ fn fx_rem_u(a: u32, b: u32) -> u32 {
     let d = select(b, 1u, b == 0u);
     return a - (a / d) * d;
 }
-";
-pub(crate) const FLOOR_DIV: &str = "fn fx_floor_div_f(a: f32, b: f32) -> f32 {
-    let m = select(a - b * trunc(a / b), a, abs(b) > 3.4028234e38 && abs(a) <= 3.4028234e38);
-    let d = (a - m) / b - select(0.0, 1.0, m != 0.0 && ((b < 0.0) != (m < 0.0)));
+"
+);
+/// The quotient of floats is rounded to nearest by integers, for a driver's division may be off by 2.5 ulp: PyTorch's steps then give its result.
+pub(crate) const FLOOR_DIV: &str = concat!(
+    fmod!(),
+    "fn fx_floor_div_quotient(a: f32, b: f32) -> f32 {
+    let sign = (bitcast<u32>(a) ^ bitcast<u32>(b)) & 0x80000000u;
+    let ua = bitcast<u32>(a) & 0x7fffffffu;
+    if ua == 0u {
+        return bitcast<f32>(sign);
+    }
+    let ma = fx_mantissa(ua);
+    let mb = fx_mantissa(bitcast<u32>(b) & 0x7fffffffu);
+    // 26 or 27 bits of the quotient, and whether something is left.
+    var q = ma.x / mb.x;
+    var m = ma.x % mb.x;
+    q = (q << 8u) | ((m << 8u) / mb.x);
+    m = (m << 8u) % mb.x;
+    q = (q << 8u) | ((m << 8u) / mb.x);
+    m = (m << 8u) % mb.x;
+    q = (q << 8u) | ((m << 8u) / mb.x);
+    m = (m << 8u) % mb.x;
+    q = (q << 2u) | ((m << 2u) / mb.x);
+    m = (m << 2u) % mb.x;
+    var e = bitcast<i32>(ma.y) - bitcast<i32>(mb.y) + 127;
+    if q < 0x4000000u {
+        q = q << 1u;
+        e = e - 1;
+    }
+    let half = (q & 7u) | select(0u, 1u, m != 0u);
+    q = q >> 3u;
+    q = q + select(0u, 1u, half > 4u || (half == 4u && (q & 1u) == 1u));
+    if e <= 0 {
+        return bitcast<f32>(sign);
+    }
+    if e >= 255 {
+        return bitcast<f32>(sign | 0x7f800000u);
+    }
+    return bitcast<f32>(sign | ((bitcast<u32>(e) << 23u) + (q - 0x800000u)));
+}
+fn fx_floor_div_f(a: f32, b: f32) -> f32 {
+    let ub = bitcast<u32>(b) & 0x7fffffffu;
+    if ub == 0u {
+        return a / b;
+    }
+    let m = fx_fmod_f(a, b);
+    if (bitcast<u32>(m) & 0x7fffffffu) > 0x7f800000u {
+        return m;
+    }
+    let sign = (bitcast<u32>(a) ^ bitcast<u32>(b)) & 0x80000000u;
+    var d = bitcast<f32>(sign);
+    if ub < 0x7f800000u {
+        d = fx_floor_div_quotient(a - m, b);
+    }
+    if (bitcast<u32>(m) << 1u) != 0u && ((bitcast<u32>(b) ^ bitcast<u32>(m)) >> 31u) == 1u {
+        d = d - 1.0;
+    }
     let f = floor(d);
-    return select(f + select(0.0, 1.0, d - f > 0.5), a / b, b == 0.0);
+    return select(f + select(0.0, 1.0, d - f > 0.5), bitcast<f32>(sign), d == 0.0);
 }
 fn fx_floor_div_i(a: i32, b: i32) -> i32 {
     let d = select(b, 1, b == 0 || b == -1);
@@ -368,9 +540,50 @@ fn fx_floor_div_i(a: i32, b: i32) -> i32 {
 fn fx_floor_div_u(a: u32, b: u32) -> u32 {
     return select(a / select(b, 1u, b == 0u), 0u, b == 0u);
 }
-";
-/// The sign rules of C's `pow` around exp2(y · log2|x|).
-pub(crate) const POW: &str = "fn fx_pow_f(x: f32, y: f32) -> f32 {
+"
+);
+/// The sign rules of C's `pow` around |x|^y = 2^(y·log₂|x|). A driver's pow would be off by up to y·log₂|x| ulp, so the logarithm is kept in two parts:
+/// masks cut factors to 12 bits, whose products are exact, and no compiler sees through a mask. With m in [√½, √2), f = m − 1 and s = f / (2 + f),
+/// log₂ m = 2/ln 2 · (s + s³/3 + s⁵/5 + …).
+pub(crate) const POW: &str = "fn fx_pow_cut(x: f32) -> f32 {
+    return bitcast<f32>(bitcast<u32>(x) & 0xfffff000u);
+}
+fn fx_pow_positive(a: f32, y: f32) -> f32 {
+    let i = bitcast<i32>(a) - 0x3f3504f3;
+    let k = f32(i >> 23u);
+    let m = bitcast<f32>((i & 0x7fffff) + 0x3f3504f3);
+    let f = m - 1.0;
+    let t = fx_pow_cut(m + 1.0);
+    let s = f / (m + 1.0);
+    let sh = fx_pow_cut(s);
+    let sl = ((f - sh * t) - sh * (m - (t - 1.0))) / (m + 1.0);
+    let z = s * s;
+    let p = s * z * (0.33333334 + z * (0.2 + z * (0.14285715 + z * (0.11111111 + z * 0.09090909))));
+    let w = sh * 2.8847656;
+    let wh = fx_pow_cut(w);
+    let wl = (w - wh) + (sh * 6.2445678e-4 + (sl + p) * 2.8853901);
+    let estimate = y * (k + (wh + wl));
+    if !(abs(estimate) < 200.0) {
+        return select(0.0, bitcast<f32>(0x7f800000u | (bitcast<u32>(y) & 0u)), estimate > 0.0);
+    }
+    let yh = fx_pow_cut(y);
+    let yl = y - yh;
+    let e0 = yh * k;
+    let e1 = yl * k;
+    let e2 = yh * wh;
+    let e3 = yl * wh + y * wl;
+    let n0 = round(e0);
+    let n1 = round(e1);
+    let n2 = round(e2);
+    let g = ((e0 - n0) + (e2 - n2)) + ((e1 - n1) + e3);
+    let n3 = round(g);
+    let r = (g - n3) * 0.6931472;
+    let q = r + r * r * (0.5 + r * (0.16666667 + r * (0.041666668 + r * (0.008333334 + r * (0.0013888889 + r * 1.984127e-4)))));
+    let n = i32(n0 + n1 + n2 + n3);
+    let half = n >> 1u;
+    return (1.0 + q) * bitcast<f32>((half + 127) << 23u) * bitcast<f32>((n - half + 127) << 23u);
+}
+fn fx_pow_f(x: f32, y: f32) -> f32 {
     let a = abs(x);
     let b = abs(y);
     let huge = b >= 16777216.0;
@@ -380,7 +593,7 @@ pub(crate) const POW: &str = "fn fx_pow_f(x: f32, y: f32) -> f32 {
     let odd = integer && half != trunc(half);
     let nan = bitcast<f32>(0x7fc00000u + (bitcast<u32>(x) & 0u));
     let inf = bitcast<f32>(0x7f800000u + (bitcast<u32>(x) & 0u));
-    var v = pow(a, y);
+    var v = fx_pow_positive(a, y);
     v = select(v, select(0.0, inf, y < 0.0), a == 0.0);
     v = select(v, select(0.0, inf, y > 0.0), a > 3.4028234e38);
     v = select(v, select(0.0, inf, (a > 1.0) == (y > 0.0)), b > 3.4028234e38);
