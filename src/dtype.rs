@@ -235,11 +235,49 @@ impl Scalar {
         }
     }
 
+    /// The smallest and the largest number of an integer dtype.
+    pub(crate) fn bounds(dtype: DType) -> (i64, i64) {
+        match dtype {
+            DType::U8 => (0, u8::MAX as i64),
+            DType::U32 => (0, u32::MAX as i64),
+            DType::I32 => (i32::MIN as i64, i32::MAX as i64),
+            _ => (i64::MIN, i64::MAX),
+        }
+    }
+
+    /// This scalar, of `dtype`'s kind (truncated, for an integer), where the dtype can hold it. As in PyTorch, -1 is the largest number of an unsigned dtype.
+    pub(crate) fn fit(self, op: &'static str, dtype: DType) -> crate::Result<Scalar> {
+        let v = self.as_f64();
+        let (fits, holds) = match dtype {
+            DType::Bool => return Ok(Scalar::Bool(self.as_bool())),
+            d if d.is_int() => {
+                let (lo, hi) = Scalar::bounds(dtype);
+                let wraps = if lo == 0 { -hi } else { lo };
+                let fits = v.is_finite() && v >= i64::MIN as f64 && v <= i64::MAX as f64 && (wraps..=hi).contains(&self.as_i64());
+                (fits, format!("{lo} to {hi}"))
+            }
+            d => {
+                let largest = match d {
+                    DType::F16 => f16::MAX.to_f64(),
+                    DType::BF16 => bf16::MAX.to_f64(),
+                    DType::F32 => f32::MAX as f64,
+                    _ => f64::MAX,
+                };
+                (!v.is_finite() || v.abs() <= largest, format!("numbers up to {largest:e}"))
+            }
+        };
+        if !fits {
+            return Err(crate::Error::argument(op, format!("{v} cannot be converted to {dtype} without overflow: it holds {holds}")));
+        }
+        Ok(if dtype.is_int() { Scalar::Int(self.as_i64()) } else { self })
+    }
+
     /// The scalar as one word of a GPU parameter block for the given compute dtype (bool and integers as integers).
     pub(crate) fn word(self, dtype: DType) -> u32 {
         match dtype {
             DType::Bool => self.as_bool() as u32,
-            DType::U8 | DType::U32 | DType::I64 => self.as_i64() as u32,
+            DType::U8 => self.as_i64() as u8 as u32,
+            DType::U32 | DType::I64 => self.as_i64() as u32,
             DType::I32 => self.as_i64() as i32 as u32,
             DType::F16 | DType::BF16 | DType::F32 | DType::F64 => (self.as_f64() as f32).to_bits(),
         }

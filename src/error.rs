@@ -140,6 +140,20 @@ fn list<T: std::fmt::Display>(items: &[T]) -> String {
 }
 
 impl Error {
+    /// An error of wrong use in the name of the op that the user called. (An index that was found out of range when a result was read has another cause.)
+    pub(crate) fn named(mut self, name: &'static str) -> Error {
+        match &mut self {
+            Error::Index { op: "read", .. } => {}
+            Error::Argument { op, .. }
+            | Error::Shape { op, .. }
+            | Error::DType { op, .. }
+            | Error::Axis { op, .. }
+            | Error::Index { op, .. } => *op = name,
+            _ => {}
+        }
+        self
+    }
+
     /// An [`Error::Argument`].
     pub fn argument(op: &'static str, message: impl Into<String>) -> Error {
         Error::Argument { op, message: message.into() }

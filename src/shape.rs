@@ -1,6 +1,6 @@
 //! Shapes and the rules on them: broadcasting and axes.
 
-use crate::{Error, Result};
+use crate::{Error, Result, Tensor};
 use smallvec::SmallVec;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -99,15 +99,32 @@ pub(crate) fn axis(op: &'static str, axis: isize, rank: usize) -> Result<usize> 
     Ok(a as usize)
 }
 
-/// Resolves a list of axes to a sorted list; empty means all axes. A repeated axis is an error.
+/// Resolves a list of axes to a sorted list; empty means all axes. A repeated axis is an error. As in PyTorch, a scalar may be taken for a vector of
+/// one element: axis 0 or -1 of rank 0 is allowed, and is no axis in the result.
 pub(crate) fn axes(op: &'static str, list: &[isize], rank: usize) -> Result<SmallVec<[usize; 6]>> {
     if list.is_empty() {
         return Ok((0..rank).collect());
     }
-    let mut out: SmallVec<[usize; 6]> = list.iter().map(|&a| axis(op, a, rank)).collect::<Result<_>>()?;
+    let resolve = |&a: &isize| axis(op, a, rank.max(1)).map_err(|_| Error::Axis { op, axis: a, rank });
+    let mut out: SmallVec<[usize; 6]> = list.iter().map(resolve).collect::<Result<_>>()?;
     out.sort_unstable();
     if out.windows(2).any(|w| w[0] == w[1]) {
         return Err(Error::argument(op, format!("axes {list:?} name an axis twice")));
+    }
+    if rank == 0 {
+        out.clear();
+    }
+    Ok(out)
+}
+
+/// Does what an op does along an axis, on a scalar as on a vector of one element (axis 0 or -1).
+pub(crate) fn at_least_1d<const N: usize>(x: &Tensor, f: impl FnOnce(&Tensor) -> Result<[Tensor; N]>) -> Result<[Tensor; N]> {
+    if x.rank() > 0 {
+        return f(x);
+    }
+    let mut out = f(&x.try_reshape(1)?)?;
+    for y in &mut out {
+        *y = y.try_reshape(())?;
     }
     Ok(out)
 }

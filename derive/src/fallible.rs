@@ -1,4 +1,4 @@
-//! `#[fallible]`: each op is written once, as `try_name`.
+//! `#[fallible]`: each op is written once, as `try_name`; a tensor's op gives errors its name.
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
@@ -7,6 +7,8 @@ use syn::{FnArg, GenericArgument, ImplItem, ItemImpl, Pat, PathArguments, Result
 pub fn expand(item: TokenStream) -> Result<TokenStream> {
     let mut block: ItemImpl = syn::parse2(item)?;
     let mut wrappers = Vec::new();
+    // The methods of other types are constructors, whose errors bear the type's name.
+    let op = matches!(&*block.self_ty, Type::Path(p) if p.path.is_ident("Tensor"));
     for item in &mut block.items {
         let ImplItem::Fn(f) = item else { continue };
         let name = f.sig.ident.to_string();
@@ -54,6 +56,13 @@ pub fn expand(item: TokenStream) -> Result<TokenStream> {
         let note = format!("As [`{short}`](Self::{short}), with wrong use as an error.");
         f.attrs.retain(|a| !a.path().is_ident("doc"));
         f.attrs.push(parse_quote!(#[doc = #note]));
+        if op {
+            // What the body calls may be other ops: an error names the one that was called first.
+            let (body, result) = (&f.block, &f.sig.output);
+            let named: syn::Block = parse_quote!({ (move || #result #body)().map_err(|error: crate::Error| error.named(#short)) });
+            f.attrs.push(parse_quote!(#[allow(clippy::redundant_closure_call)]));
+            f.block = named;
+        }
     }
     let (impl_generics, _, where_clause) = block.generics.split_for_impl();
     let ty = &block.self_ty;

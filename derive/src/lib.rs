@@ -6,7 +6,7 @@ mod module;
 use proc_macro::TokenStream;
 
 /// On an `impl` block: for each method `try_name(…) -> Result<T>` also makes `name(…) -> T`, which panics at the caller's line with the
-/// error's message. Documentation goes on the `try_` form; the wrapper gets it too.
+/// error's message, and errors of wrong use name this op, whatever ops it is made of. Documentation goes on the `try_` form; the wrapper gets it too.
 #[proc_macro_attribute]
 pub fn fallible(_args: TokenStream, item: TokenStream) -> TokenStream {
     fallible::expand(item.into()).unwrap_or_else(|e| e.into_compile_error()).into()

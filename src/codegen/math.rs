@@ -81,7 +81,7 @@ pub fn expm1(x: f32) -> f32 {
     // 2^k·q + (2^k − 1), with half of 2^k so that k = 128 is in range.
     let t = pow2(n - 1);
     let y = 2.0 * (t * q + (t - 0.5));
-    if x == 0.0 { x } else { y }
+    if x.abs() < 1e-20 { x } else { y }
 }
 
 /// x = m·2^k with m in [√½, √2): ln m as (f, correction), and k. For finite x > 0.
@@ -265,6 +265,31 @@ pub fn sigmoid(x: f32) -> f32 {
 pub fn softplus(x: f32) -> f32 {
     let t = log1p(exp(-x.abs()));
     if x > 0.0 { x + t } else { t }
+}
+
+/// arsinh x; error below 1 ulp.
+#[inline(always)]
+pub fn asinh(x: f32) -> f32 {
+    (x as f64).asinh() as f32
+}
+
+/// arcosh x; error below 1 ulp.
+#[inline(always)]
+pub fn acosh(x: f32) -> f32 {
+    (x as f64).acosh() as f32
+}
+
+/// artanh x; error below 1 ulp.
+#[inline(always)]
+pub fn atanh(x: f32) -> f32 {
+    atanh64(x as f64) as f32
+}
+
+/// artanh x in f64, by way of |x|: near -1 the standard library's formula loses what it is about.
+#[inline(always)]
+pub fn atanh64(x: f64) -> f64 {
+    let a = x.abs();
+    (0.5 * (2.0 * a / (1.0 - a)).ln_1p()).copysign(x)
 }
 
 /// erf x = 2/√π ∫₀ˣ e^(−t²) dt; error below 2.5 ulp. Polynomials fitted by Chebyshev interpolation: erf(x)/x in x² up to 1, then

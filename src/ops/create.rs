@@ -114,10 +114,11 @@ impl Tensor {
     /// ```
     ///
     /// # Errors
-    /// More than 2³² − 1 elements; a dtype that the device does not have.
+    /// A value that the dtype cannot hold (-1 as the largest number of an unsigned dtype is no error); more than 2³² − 1 elements; a dtype that the
+    /// device does not have.
     pub fn try_full(shape: impl Into<Shape>, value: impl Into<Scalar>, options: impl Into<Options>) -> Result<Tensor> {
         let (value, o) = (value.into(), options.into());
-        let compute = o.dtype.compute();
+        let (value, compute) = (value.fit("full", o.dtype)?, o.dtype.compute());
         generate(&FULL, &[(value, compute)], shape.into(), o.dtype, compute, o.device)
     }
 
@@ -284,7 +285,8 @@ impl Tensor {
         triangle("triu", self.shape(), k.saturating_sub(1), self.device())?.try_where(zero(self), self)
     }
 
-    /// Class numbers as rows with a single 1: shape `[…]` to `[…, n]`, dtype f32. A number outside 0..n gives a row of zeros.
+    /// Class numbers as rows with a single 1: shape `[…]` to `[…, n]`, dtype f32. A number outside 0..n gives a row of zeros, and the next read of the
+    /// device's returns `Error::Index`.
     ///
     /// ```
     /// use fornax::{Device, Tensor};
@@ -299,9 +301,12 @@ impl Tensor {
         if !self.dtype().is_int() {
             return Err(Error::dtype("one_hot", &[self.dtype()], "an integer dtype: class numbers"));
         }
-        let dtype = if self.dtype() == DType::I64 { DType::I64 } else { DType::I32 };
-        let classes = Tensor::try_arange(0, n, 1, (dtype, self.device()))?;
-        self.try_cast(dtype)?.try_unsqueeze(-1)?.try_eq(classes)?.try_cast(DType::F32)
+        // Of what i32 cannot hold, the nearest: it is out of range too.
+        let classes = if self.dtype() == DType::I64 { self.try_clamp(-1, i32::MAX)? } else { self.clone() };
+        let index = classes.try_cast(DType::I32)?.try_unsqueeze(-1)?;
+        let mut shape = self.shape().clone();
+        shape.push(n);
+        Tensor::try_zeros(&shape, self.device())?.try_scatter(-1, &index, &Tensor::try_ones(index.shape(), self.device())?)
     }
 }
 

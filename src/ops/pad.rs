@@ -194,8 +194,9 @@ impl Tensor {
         }
         let mut all: SmallVec<[(usize, usize); 6]> = SmallVec::from_elem((0, 0), first);
         all.extend_from_slice(pads);
+        let value = Scalar::from(value).fit("pad", self.dtype())?;
         let x = self.try_cast(moved(self))?;
-        record(Arc::new(Pad { pads: all, value: [value.into()] }), &[&x])?.try_cast(self.dtype())
+        record(Arc::new(Pad { pads: all, value: [value] }), &[&x])?.try_cast(self.dtype())
     }
 }
 

@@ -323,9 +323,15 @@ impl Tensor {
     /// ```
     ///
     /// # Errors
-    /// A dtype that is no float; more than 2³² − 1 elements.
+    /// `lo` above `hi`, or bounds that are not finite in the dtype, or lie too far apart for it; a dtype that is no float; more than 2³² − 1 elements.
     pub fn try_uniform(shape: impl Into<Shape>, lo: f64, hi: f64, options: impl Into<Options>) -> Result<Tensor> {
         let o = options.into();
+        if !(lo <= hi && (hi - lo).is_finite()) {
+            return Err(Error::argument("uniform", format!("{lo} to {hi}: finite bounds are wanted, the lower one first")));
+        }
+        for bound in [lo, hi, hi - lo] {
+            Scalar::Float(bound).fit("uniform", if o.dtype.is_float() { o.dtype } else { DType::F32 })?;
+        }
         let u = draw_float("uniform", &UNIT, shape.into(), o)?;
         let u = if hi - lo == 1.0 { u } else { u.try_mul(hi - lo)? };
         let u = if lo == 0.0 { u } else { u.try_add(lo)? };
@@ -342,9 +348,12 @@ impl Tensor {
     /// ```
     ///
     /// # Errors
-    /// A dtype that is no float; more than 2³² − 1 elements.
+    /// A standard deviation that is negative or NaN; a dtype that is no float; more than 2³² − 1 elements.
     pub fn try_normal(shape: impl Into<Shape>, mean: f64, std: f64, options: impl Into<Options>) -> Result<Tensor> {
         let o = options.into();
+        if std.is_nan() || std < 0.0 {
+            return Err(Error::argument("normal", format!("std = {std}: a standard deviation from 0 on is wanted")));
+        }
         let z = draw_float("normal", &NORMAL, shape.into(), o)?;
         let z = if std == 1.0 { z } else { z.try_mul(std)? };
         let z = if mean == 0.0 { z } else { z.try_add(mean)? };
@@ -381,7 +390,7 @@ impl Tensor {
     /// ```
     ///
     /// # Errors
-    /// An empty range, or one of more than 2³¹ numbers; the dtype bool; more than 2³² − 1 elements.
+    /// An empty range, one of more than 2³¹ numbers, or one that the dtype cannot hold; the dtype bool; more than 2³² − 1 elements.
     pub fn try_randint(shape: impl Into<Shape>, lo: i64, hi: i64, options: impl Into<Options>) -> Result<Tensor> {
         let o = options.into();
         let range = hi.checked_sub(lo).filter(|&r| r > 0 && r <= 1 << 31);
@@ -390,6 +399,10 @@ impl Tensor {
         };
         if o.dtype == DType::Bool {
             return Err(Error::dtype("randint", &[o.dtype], "a number dtype"));
+        }
+        let (least, most) = Scalar::bounds(o.dtype);
+        if o.dtype.is_int() && (lo < least || hi - 1 > most) {
+            return Err(Error::argument("randint", format!("{lo}..{hi} does not fit {}, which holds {least} to {most}", o.dtype)));
         }
         let v = draw(&BELOW, shape.into(), DType::U32, Some(range as u32), o.device)?.try_cast(o.dtype)?;
         if lo == 0 { Ok(v) } else { v.try_add(lo) }

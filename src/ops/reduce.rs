@@ -5,7 +5,7 @@ use crate::codegen::dispatch::GpuKernel;
 use crate::codegen::kernel::ReduceKind;
 use crate::graph::node::with_grad;
 use crate::graph::{Class, GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record};
-use crate::shape::{axes as resolve_axes, axis as resolve_axis};
+use crate::shape::axes as resolve_axes;
 use crate::{Axes, DType, Error, Result, Shape, Tensor};
 use smallvec::{SmallVec, smallvec};
 use std::sync::Arc;
@@ -253,10 +253,8 @@ reductions! {
 }
 
 fn arg(kind: ReduceKind, op: &'static str, x: &Tensor, axis: isize) -> Result<(Tensor, SmallVec<[bool; 6]>)> {
-    let mut flags: SmallVec<[bool; 6]> = smallvec![false; x.rank()];
-    let a = resolve_axis(op, axis, x.rank())?;
-    flags[a] = true;
-    if x.dims()[a] > i32::MAX as usize {
+    let flags = flags(op, x, &axis.into())?;
+    if x.dims().iter().zip(&flags).any(|(&n, &f)| f && n > i32::MAX as usize) {
         return Err(Error::argument(op, "an axis of more than 2^31 - 1 elements"));
     }
     Ok((reduce(kind, x, &flags)?, flags))

@@ -382,8 +382,10 @@ fn counted(x: &Tensor) -> DType {
 }
 
 fn plain(op: &'static str, kind: Kind, x: &Tensor, axis: isize) -> Result<Tensor> {
-    let axis = shape::axis(op, axis, x.rank())?;
-    let y = Scan { kind, axis, reverse: false }.record(&x.try_cast(counted(x))?, None)?;
+    let [y] = shape::at_least_1d(x, |x| {
+        let axis = shape::axis(op, axis, x.rank())?;
+        Ok([Scan { kind, axis, reverse: false }.record(&x.try_cast(counted(x))?, None)?])
+    })?;
     if x.dtype().is_float() { y.try_cast(x.dtype()) } else { Ok(y) }
 }
 
@@ -424,10 +426,13 @@ impl Tensor {
     /// # Ok::<(), fornax::Error>(())
     /// ```
     pub fn try_cummax(&self, axis: isize) -> Result<(Tensor, Tensor)> {
-        let axis = shape::axis("cummax", axis, self.rank())?;
         let via = if self.dtype() == DType::Bool { DType::I32 } else { computed(self) };
-        let outs = record_all(Arc::new(Scan { kind: Kind::Max, axis, reverse: false }), &[&self.try_cast(via)?])?;
-        Ok((outs[0].try_cast(self.dtype())?, outs[1].clone()))
+        let [values, places] = shape::at_least_1d(self, |x| {
+            let axis = shape::axis("cummax", axis, x.rank())?;
+            let outs = record_all(Arc::new(Scan { kind: Kind::Max, axis, reverse: false }), &[&x.try_cast(via)?])?;
+            Ok([outs[0].clone(), outs[1].clone()])
+        })?;
+        Ok((values.try_cast(self.dtype())?, places))
     }
 
     /// The linear recurrence along `axis`: `y_k = factors_k · y_{k-1} + x_k` with `y_{-1} = 0`, or from the end backward where `reverse`.

@@ -59,8 +59,11 @@ impl Tensor {
 }
 
 fn softmax(name: &'static str, x: &Tensor, axis: isize, log: bool) -> Result<Tensor> {
-    let axis = shape::axis(name, axis, x.rank())?;
-    record(Arc::new(Softmax { log, axis }), &[&to_compute(name, x)?])?.try_cast(x.dtype())
+    let [y] = shape::at_least_1d(x, |x| {
+        let axis = shape::axis(name, axis, x.rank())?;
+        Ok([record(Arc::new(Softmax { log, axis }), &[&to_compute(name, x)?])?.try_cast(x.dtype())?])
+    })?;
+    Ok(y)
 }
 
 impl Softmax {

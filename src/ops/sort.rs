@@ -221,10 +221,11 @@ impl Op for Sort {
 
 /// The first `keep` (or all) along an axis, in order.
 fn sorted(op: &'static str, x: &Tensor, axis: isize, descending: bool, keep: Option<usize>) -> Result<(Tensor, Tensor)> {
-    if x.rank() == 0 {
-        let (v, i) = sorted(op, &x.try_reshape(1)?, axis, descending, keep)?;
-        return Ok((v.try_reshape(())?, i.try_reshape(())?));
-    }
+    let [v, i] = shape::at_least_1d(x, |x| sorted_axis(op, x, axis, descending, keep))?;
+    Ok((v, i))
+}
+
+fn sorted_axis(op: &'static str, x: &Tensor, axis: isize, descending: bool, keep: Option<usize>) -> Result<[Tensor; 2]> {
     let axis = shape::axis(op, axis, x.rank())?;
     let n = x.dims()[axis];
     let keep = keep.unwrap_or(n);
@@ -235,7 +236,7 @@ fn sorted(op: &'static str, x: &Tensor, axis: isize, descending: bool, keep: Opt
     let turned = x.try_cast(computed(x))?.try_transpose(axis as isize, last as isize)?;
     let outs = record_all(Arc::new(Sort { descending, keep }), &[&turned])?;
     let back = |t: &Tensor| t.try_transpose(axis as isize, last as isize);
-    Ok((back(&outs[0])?.try_cast(x.dtype())?, back(&outs[1])?))
+    Ok([back(&outs[0])?.try_cast(x.dtype())?, back(&outs[1])?])
 }
 
 #[fornax_derive::fallible]

@@ -1,6 +1,6 @@
 //! Adam and AdamW.
 
-use super::{Optimizer, Slots, delegate};
+use super::{Optimizer, Slots, check_settings, delegate};
 use crate::autograd::Gradients;
 use crate::nn::Param;
 use crate::{Result, Tensor};
@@ -53,6 +53,15 @@ const STATE: [&str; 2] = ["exp_avg", "exp_avg_sq"];
 impl Rule {
     fn new(weight_decay: f64) -> Rule {
         Rule { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay }
+    }
+
+    /// Refuses settings out of their ranges.
+    fn check(&self, optimizer: &'static str, lr: f64) -> Result<()> {
+        let inf = f64::INFINITY;
+        let betas = [("beta1", self.beta1, 0.0, 1.0), ("beta2", self.beta2, 0.0, 1.0)];
+        let others = [("lr", lr, 0.0, inf), ("eps", self.eps, 0.0, inf), ("weight_decay", self.weight_decay, 0.0, inf)];
+        check_settings(optimizer, &betas)?;
+        check_settings(optimizer, &others)
     }
 
     /// The step that both share. `w` is what the decay has left of the weight.
@@ -129,6 +138,7 @@ settings!(AdamW, 0.01, "Sets the decoupled weight decay (0.01).");
 impl Optimizer for Adam {
     fn step(&mut self, grads: Gradients) -> Result<()> {
         let (lr, rule) = (self.lr, self.rule);
+        rule.check("Adam", lr)?;
         self.slots.step(grads, |w, mut g, step, state| {
             if rule.weight_decay != 0.0 {
                 g = g.try_add(w.try_mul(rule.weight_decay)?)?;
@@ -143,6 +153,7 @@ impl Optimizer for Adam {
 impl Optimizer for AdamW {
     fn step(&mut self, grads: Gradients) -> Result<()> {
         let (lr, rule) = (self.lr, self.rule);
+        rule.check("AdamW", lr)?;
         self.slots.step(grads, |mut w, g, step, state| {
             if rule.weight_decay != 0.0 {
                 w = w.try_mul(1.0 - lr * rule.weight_decay)?;

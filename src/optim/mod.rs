@@ -49,7 +49,7 @@ pub trait Optimizer {
     /// backward pass did not reach, stay.
     ///
     /// # Errors
-    /// Those of evaluating the new values: memory, device loss. (An index out of range in the forward pass is told by the device's next read.)
+    /// A setting out of its range (a negative learning rate), and nothing is changed then; those of evaluating the new values: memory, device loss. (An index out of range in the forward pass is told by the device's next read.)
     fn step(&mut self, grads: Gradients) -> Result<()>;
 
     /// The learning rate.
@@ -66,6 +66,17 @@ pub trait Optimizer {
     /// # Errors
     /// `Error::StateDict` for entries that fit no parameter. Nothing is changed then.
     fn load_state_dict(&mut self, dict: &StateDict) -> Result<()>;
+}
+
+/// Refuses the settings that PyTorch's constructors refuse: (name, value, from, up to but without).
+fn check_settings(optimizer: &'static str, settings: &[(&str, f64, f64, f64)]) -> Result<()> {
+    for &(name, value, from, end) in settings {
+        if !(from..end).contains(&value) {
+            let range = if end.is_finite() { format!("in {from}..{end}") } else { format!("from {from} on") };
+            return Err(Error::argument(optimizer, format!("{name} = {value}: a number {range} is wanted")));
+        }
+    }
+    Ok(())
 }
 
 /// A parameter with its state: `N` tensors of its shape, once it had a first step.

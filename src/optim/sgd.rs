@@ -1,9 +1,9 @@
 //! Stochastic gradient descent.
 
-use super::{Optimizer, Slots, delegate};
-use crate::Result;
+use super::{Optimizer, Slots, check_settings, delegate};
 use crate::autograd::Gradients;
 use crate::nn::Param;
+use crate::{Error, Result};
 
 /// Stochastic gradient descent, with momentum if asked for, as PyTorch's `torch.optim.SGD`:
 ///
@@ -98,6 +98,11 @@ impl SGD {
 impl Optimizer for SGD {
     fn step(&mut self, grads: Gradients) -> Result<()> {
         let SGD { lr, momentum, dampening, weight_decay, nesterov, .. } = *self;
+        let inf = f64::INFINITY;
+        check_settings("SGD", &[("lr", lr, 0.0, inf), ("momentum", momentum, 0.0, inf), ("weight_decay", weight_decay, 0.0, inf)])?;
+        if nesterov && (momentum == 0.0 || dampening != 0.0) {
+            return Err(Error::argument("SGD", "Nesterov's momentum wants a momentum and no dampening"));
+        }
         self.slots.step(grads, |w, mut g, _, state| {
             if weight_decay != 0.0 {
                 g = g.try_add(w.try_mul(weight_decay)?)?;

@@ -6,6 +6,8 @@ use crate::harness::isolated;
 fn indices_out_of_range() {
     isolated("faults::alone::indices_out_of_range_are_errors_when_read");
     isolated("ops_fused::a_class_out_of_range_is_an_error");
+    isolated("edges::classes_out_of_range_fault");
+    isolated("edges::weights_that_are_no_distribution_fault");
 }
 
 #[test]

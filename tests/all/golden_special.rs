@@ -36,26 +36,26 @@ const ONE: &[(&str, Function, f64, f64)] = &[
     ("recip", Tensor::try_recip, 0.0, 2.5),
     ("sqrt", Tensor::try_sqrt, 0.0, 2.5),
     ("rsqrt", Tensor::try_rsqrt, 1.0, 3.0),
-    ("exp", Tensor::try_exp, 1.5, 4.0),
-    ("exp2", Tensor::try_exp2, 1.5, 4.0),
-    ("expm1", Tensor::try_expm1, 2.5, 4.0),
-    ("log", Tensor::try_log, 1.0, 4.0),
-    ("log2", Tensor::try_log2, 2.0, 4.0),
-    ("log10", Tensor::try_log10, 2.5, 4.0),
-    ("log1p", Tensor::try_log1p, 3.0, 4.0),
-    ("sin", Tensor::try_sin, 1.5, 2.0),
-    ("cos", Tensor::try_cos, 1.5, 2.0),
-    ("tan", Tensor::try_tan, 3.5, 6.0),
-    ("asin", Tensor::try_asin, 1.0, 4.0),
-    ("acos", Tensor::try_acos, 1.0, 4.0),
-    ("atan", Tensor::try_atan, 1.0, 4.0),
-    ("sinh", Tensor::try_sinh, 4.0, 6.0),
-    ("cosh", Tensor::try_cosh, 4.0, 6.0),
-    ("tanh", Tensor::try_tanh, 3.5, 4.0),
+    ("exp", Tensor::try_exp, 2.0, 2.0),
+    ("exp2", Tensor::try_exp2, 2.0, 2.0),
+    ("expm1", Tensor::try_expm1, 2.0, 2.0),
+    ("log", Tensor::try_log, 2.0, 2.0),
+    ("log2", Tensor::try_log2, 2.0, 2.0),
+    ("log10", Tensor::try_log10, 2.0, 2.0),
+    ("log1p", Tensor::try_log1p, 2.0, 2.0),
+    ("sin", Tensor::try_sin, 2.0, 2.0),
+    ("cos", Tensor::try_cos, 2.0, 2.0),
+    ("tan", Tensor::try_tan, 2.0, 4.0),
+    ("asin", Tensor::try_asin, 2.0, 4.0),
+    ("acos", Tensor::try_acos, 2.0, 4.0),
+    ("atan", Tensor::try_atan, 2.0, 4.0),
+    ("sinh", Tensor::try_sinh, 2.0, 4.0),
+    ("cosh", Tensor::try_cosh, 2.0, 4.0),
+    ("tanh", Tensor::try_tanh, 2.0, 4.0),
     ("asinh", Tensor::try_asinh, 2.0, 4.0),
     ("acosh", Tensor::try_acosh, 2.0, 4.0),
     ("atanh", Tensor::try_atanh, 2.0, 4.0),
-    ("erf", Tensor::try_erf, 2.5, 4.0),
+    ("erf", Tensor::try_erf, 2.0, 4.0),
     ("floor", Tensor::try_floor, 0.0, 0.0),
     ("ceil", Tensor::try_ceil, 0.0, 0.0),
     ("round", Tensor::try_round, 0.0, 0.0),
@@ -71,26 +71,26 @@ const ONE: &[(&str, Function, f64, f64)] = &[
     ("cast_bf16", |x| x.try_cast(DType::BF16)?.try_cast(DType::F32), 0.0, 0.0),
     ("cast_bool", |x| x.try_cast(DType::Bool)?.try_cast(DType::F32), 0.0, 0.0),
     ("relu", Tensor::try_relu, 0.0, 0.0),
-    ("sigmoid", Tensor::try_sigmoid, 3.0, 6.0),
-    ("silu", Tensor::try_silu, 4.0, 6.0),
-    ("gelu", Tensor::try_gelu, 4.0, 6.0),
-    ("gelu_tanh", Tensor::try_gelu_tanh, 4.0, 6.0),
-    ("mish", Tensor::try_mish, 6.0, 8.0),
-    ("selu", Tensor::try_selu, 4.0, 6.0),
-    ("hardsigmoid", Tensor::try_hardsigmoid, 2.0, 4.0),
-    ("hardswish", Tensor::try_hardswish, 2.0, 4.0),
-    ("softsign", Tensor::try_softsign, 2.0, 4.0),
+    ("sigmoid", Tensor::try_sigmoid, 6.0, 6.0),
+    ("silu", Tensor::try_silu, 6.0, 6.0),
+    ("gelu", Tensor::try_gelu, 2.0, 2.0),
+    ("gelu_tanh", Tensor::try_gelu_tanh, 2.0, 2.0),
+    ("mish", Tensor::try_mish, 6.0, 6.0),
+    ("selu", Tensor::try_selu, 6.0, 6.0),
+    ("hardsigmoid", Tensor::try_hardsigmoid, 6.0, 6.0),
+    ("hardswish", Tensor::try_hardswish, 6.0, 6.0),
+    ("softsign", Tensor::try_softsign, 6.0, 6.0),
     ("leaky_relu", |x| x.try_leaky_relu(0.1), 1.0, 1.0),
-    ("elu", |x| x.try_elu(1.5), 3.5, 6.0),
-    ("softplus", |x| x.try_softplus(2.0), 3.0, 6.0),
+    ("elu", |x| x.try_elu(1.5), 6.0, 6.0),
+    ("softplus", |x| x.try_softplus(2.0), 6.0, 6.0),
     ("clamp", |x| x.try_clamp(-1, 1), 0.0, 0.0),
     ("maximum_0", |x| x.try_maximum(0.0), 0.0, 0.0),
     ("minimum_0", |x| x.try_minimum(0.0), 0.0, 0.0),
     ("square_pow", |x| x.try_pow(2), 0.0, 0.0),
     ("cube", |x| x.try_pow(3), 1.5, 1.5),
     ("fourth", |x| x.try_pow(4), 1.0, 2.0),
-    ("root", |x| x.try_pow(0.5), 0.5, 2.5),
-    ("inverse", |x| x.try_pow(-1), 0.5, 2.5),
+    ("root", |x| x.try_pow(0.5), 0.0, 2.5),
+    ("inverse", |x| x.try_pow(-1), 0.0, 2.5),
     ("third", |x| x.try_pow(-3), 1.0, 2.0),
     ("odd", |x| x.try_pow(2.5), 1.0, 2.0),
 ];
@@ -103,7 +103,7 @@ const TWO: &[(&str, Function2, f64, f64)] = &[
     ("pow", |a, b| a.try_pow(b), 1.0, 2.0),
     ("maximum", |a, b| a.try_maximum(b), 0.0, 0.0),
     ("minimum", |a, b| a.try_minimum(b), 0.0, 0.0),
-    ("atan2", |a, b| a.try_atan2(b), 1.0, 4.0),
+    ("atan2", |a, b| a.try_atan2(b), 2.0, 4.0),
     ("fmod", |a, b| a.try_fmod(b), 0.0, 0.0),
     ("rem", |a, b| a.try_rem(b), 0.0, 0.0),
     ("floor_div", |a, b| a.try_floor_div(b), 0.0, 0.0),
@@ -117,24 +117,41 @@ const TWO: &[(&str, Function2, f64, f64)] = &[
 
 /// Functions whose gradients alone are checked here.
 const GRADIENTS: &[(&str, Function, f64, f64)] = &[
-    (
-        "logsumexp",
-        |x| Tensor::try_stack(&[x, &x.detach().try_neg()?, &x.try_mul(0.5)?], 1)?.try_logsumexp(1),
-        0.0,
-        0.0,
-    ),
+    ("logsumexp", |x| Tensor::try_stack(&[x, &x.detach().try_neg()?, &x.try_mul(0.5)?], 1)?.try_logsumexp(1), 0.0, 0.0),
     (
         "softmax",
-        |x| Tensor::try_stack(&[x, &x.detach().try_mul(0.5)?, &x.detach().try_mul(0.25)?], 1)?.try_softmax(1)?.try_narrow(1, 0, 1)?.try_squeeze(1),
+        |x| {
+            Tensor::try_stack(&[x, &x.detach().try_mul(0.5)?, &x.detach().try_mul(0.25)?], 1)?
+                .try_softmax(1)?
+                .try_narrow(1, 0, 1)?
+                .try_squeeze(1)
+        },
         0.0,
         0.0,
     ),
 ];
 
-/// The distance of two finite numbers in units of the last place of the second.
-fn ulps(got: f32, want: f32) -> f64 {
-    let exponent = (want.abs().max(f32::MIN_POSITIVE).to_bits() >> 23) as i32 - 150;
-    (got as f64 - want as f64).abs() / (exponent as f64).exp2()
+/// A unit of the last place of a finite number.
+fn ulp(x: f32) -> f64 {
+    let exponent = (x.abs().max(f32::MIN_POSITIVE).to_bits() >> 23) as i32 - 150;
+    (exponent as f64).exp2()
+}
+
+type Deviation = (&'static str, fn(f32) -> bool, &'static str);
+
+/// Where values are not PyTorch's, and why.
+const DEVIATIONS: &[Deviation] = &[("sign", f32::is_nan, "NaN, as in NumPy: a 0 would hide it")];
+
+/// Where gradients are not PyTorch's, and why.
+const GRADIENT_DEVIATIONS: &[Deviation] = &[
+    ("abs", f32::is_nan, "NaN, as of sign"),
+    ("acosh", |x| x == -1.0, "outside the domain, where the value is NaN: −∞ for ∞"),
+    ("softsign", f32::is_infinite, "0, the limit, for NaN"),
+    ("clamp", |x| x.abs() == 1.0, "1 on the bounds, as in older versions of PyTorch, for 0"),
+];
+
+fn deviates(list: &[Deviation], name: &str, args: &[&[f32]], i: usize) -> bool {
+    list.iter().any(|(n, at, _)| *n == name && at(args[0][i]))
 }
 
 fn same(got: f32, want: f32) -> bool {
@@ -158,7 +175,7 @@ fn compare(
     for (i, (&g, (&y, &t))) in got.iter().zip(want.0.iter().zip(want.1)).enumerate() {
         let right = same(g, y) || near(i, g, y, t);
         if right && g.is_finite() && t.is_finite() && y.is_finite() && y != 0.0 && !tiny(y) && !args.iter().any(|a| tiny(a[i])) {
-            *worst = worst.max(ulps(g, t).min(ulps(g, y)));
+            *worst = worst.max((g as f64 - t as f64).abs() / ulp(t));
         }
         if !right {
             let at: Vec<String> = args.iter().map(|a| format!("{:e}", a[i])).collect();
@@ -193,8 +210,13 @@ fn values_at_special_points() -> Result<()> {
             let want = golden.get(&format!("{name}.y")).unwrap();
             let exact = golden.get(&format!("{name}.t")).unwrap_or_else(|| want.clone());
             let near = |i: usize, g: f32, y: f32, t: f32| {
-                let close = g.is_finite() && y.is_finite() && t.is_finite() && ulps(g, t).min(ulps(g, y)) <= limit;
-                (close && (g != 0.0 || tiny(y)) && g.is_sign_negative() == y.is_sign_negative()) || (on_gpu && flushed(args, i, g, y))
+                // GELU is 0 times ∞ where it is small: its error is measured against its argument.
+                let size = if name.starts_with("gelu") { t.abs().max(args[0][i].abs()) } else { t };
+                let off = if g.is_finite() && t.is_finite() { (g as f64 - t as f64).abs() / ulp(size) } else { f64::INFINITY };
+                let close = off <= limit && (g != 0.0 || t == 0.0 || tiny(t)) && g.is_sign_negative() == t.is_sign_negative();
+                // What is made of several functions loses digits among the denormals.
+                let faint = limit > 0.0 && tiny(t) && (g - t).abs() <= 0.5 * t.abs();
+                close || faint || same(g, t) || (on_gpu && flushed(args, i, g, y)) || deviates(DEVIATIONS, name, args, i)
             };
             let mut worst = 0.0;
             let lines = compare(name, args, &got, (&want, &exact), &near, &mut worst);
@@ -234,7 +256,11 @@ fn gradients_at_special_points() -> Result<()> {
             // Where PyTorch's own f32 leaves the range and its f64 does not, either will do.
             let near = |i: usize, g: f32, y: f32, t: f32| {
                 let close = |w: f32| g == w || (g.is_finite() && (g - w).abs() <= 2e-5 * w.abs() + 1e-6);
-                close(y) || close(t) || (t.is_nan() && g.is_nan()) || (on_gpu && flushed(args, i, g, y))
+                close(y)
+                    || close(t)
+                    || (t.is_nan() && g.is_nan())
+                    || (on_gpu && flushed(args, i, g, y))
+                    || deviates(GRADIENT_DEVIATIONS, name, args, i)
             };
             let lines = compare(&format!("gradient of {name} by {suffix}"), args, &got, (&want, &exact), &near, &mut 0.0);
             wrong.extend(lines.into_iter().map(|l| format!("{device}: {l}")));
@@ -250,7 +276,8 @@ fn gradients_at_special_points() -> Result<()> {
         let (a, b) = (golden.get("a").unwrap(), golden.get("b").unwrap());
         for &(name, f, ..) in TWO {
             if golden.get(&format!("{name}.ga")).is_some() {
-                let (ta, tb) = (Tensor::from_slice(&a, a.len(), device)?.requires_grad(), Tensor::from_slice(&b, b.len(), device)?.requires_grad());
+                let (ta, tb) =
+                    (Tensor::from_slice(&a, a.len(), device)?.requires_grad(), Tensor::from_slice(&b, b.len(), device)?.requires_grad());
                 let grads = grad(&[&f(&ta, &tb)?.try_sum(())?], &[&ta, &tb])?;
                 check(name, "a", &[&a, &b], grads[0].as_ref())?;
                 check(name, "b", &[&a, &b], grads[1].as_ref())?;

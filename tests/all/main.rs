@@ -2,6 +2,7 @@
 
 mod checkpoints;
 mod data;
+mod edges;
 mod faults;
 mod golden;
 mod golden_cases;

@@ -46,11 +46,11 @@ fn between(x: &Tensor, lo: f64, hi: f64) -> Result<Tensor> {
 }
 
 unary_table! {
-    /// `max(x, 0)`. Its derivative at 0 is 0.
+    /// `max(x, 0)`, NaN for NaN. Its derivative is 0 at 0 and 1 at NaN.
     relu try_relu (-1.5 => 0.0), Same, (-4.0, 4.0),
         numbers!(map1 => T, Num::relu),
         wgsl!(F32 => "select($0, 0.0, $0 < 0.0)", I32 => "max($0, 0)", U32 | U8 => "$0"), NONE,
-        |_, y, g| y.try_gt(0.0)?.try_where(g, 0.0);
+        |_, y, g| y.try_le(0.0)?.try_where(0.0, g);
     /// The logistic function `1 / (1 + e⁻ˣ)`.
     sigmoid try_sigmoid (0.5 => 0.622_459_3), Float, (-4.0, 4.0), floats!(map1: math::sigmoid, sigmoid64),
         wgsl!(F32 => "fx_sigmoid($0)"), wg::SIGMOID,
@@ -112,7 +112,7 @@ unary_table! {
         wgsl!(F32 => "fx_hardswish($0)"), wg::HARDSWISH,
         |x, _, g| {
             let inner = x.try_mul(1.0 / 3.0)?.try_add(0.5)?;
-            let slope = x.try_lt(3.0)?.try_where(inner, 1.0)?;
+            let slope = x.try_ge(3.0)?.try_where(1.0, inner)?;
             g.try_mul(x.try_le(-3.0)?.try_where(0.0, slope)?)
         };
     /// `x / (1 + |x|)`.
@@ -160,8 +160,10 @@ pub(crate) mod parametric {
     with_scalar!(
         softplus,
         &[(-4.0, 4.0), (0.5, 2.0)],
-        floats!(map2: |x, b| math::softplus(b * x) / b, |x, b| math::softplus64(b * x) / b),
-        "(fx_softplus($1 * $0) / $1)",
+        // Beyond 40, ln(1 + eᵗ) is t also in f64, and b·x may leave the range of f32.
+        floats!(map2: |x, b| if b * x > 40.0 { x } else { math::softplus(b * x) / b },
+            |x, b| if b * x > 40.0 { x } else { math::softplus64(b * x) / b }),
+        "fx_softplus($0, $1)",
         wg::SOFTPLUS,
         |x, b, _, g| g.try_mul(x.try_mul(b)?.try_sigmoid()?)
     );

@@ -8,9 +8,9 @@ use crate::{DType, Error, Operand, Result, Scalar, Tensor};
 
 const NONE: &str = "";
 
-/// `a == b` as 1 or ½ where equal: how max and min share a cotangent among ties. `winner` is true where the argument alone won.
-fn shared(g: &Tensor, equal: Tensor, winner: Tensor) -> Result<Tensor> {
-    winner.try_where(g, equal.try_where(g.try_mul(0.5)?, 0.0)?)
+/// How max and min share a cotangent: nothing for the loser, half of it each in a tie, all of it for both where one is NaN.
+fn shared(g: &Tensor, equal: Tensor, loser: Tensor) -> Result<Tensor> {
+    loser.try_where(0.0, equal.try_where(g.try_mul(0.5)?, g)?)
 }
 
 /// Argument `i` as a tensor or a number.
@@ -52,11 +52,15 @@ fn pow_exponent(c: &Back) -> Result<Tensor> {
     }
 }
 
-/// x² + y² of atan2's arguments.
-fn norm2(c: &Back) -> Result<Operand> {
+/// The derivatives of atan2: g·a / (x² + y²), 0 where that sum is 0.
+fn atan2_slope(c: &Back, a: usize) -> Result<Tensor> {
     let square = |i: usize| both(&rows::mul, |a, b| a * b, side(c, i), side(c, i));
-    let (a, b) = (square(0)?, square(1)?);
-    both(&rows::add, |a, b| a + b, (&a).into(), (&b).into())
+    let (x, y) = (square(0)?, square(1)?);
+    let sum = match both(&rows::add, |a, b| a + b, (&x).into(), (&y).into())? {
+        Operand::Tensor(t) => t,
+        Operand::Scalar(s) => c.g.try_full_like(s)?,
+    };
+    sum.try_eq(0.0)?.try_where(0.0, c.g.try_mul(&c.args[a])?.try_div(&sum)?)
 }
 
 /// A table of functions of two arguments: rows of
@@ -112,6 +116,9 @@ fn literal_power(x: &Tensor, p: Scalar) -> Result<Option<Tensor>> {
     let float = x.dtype().is_float();
     if x.dtype().is_int() && matches!(p, Scalar::Int(n) if n < 0) {
         return Err(Error::argument("pow", "integers to a negative power: cast the base to a float dtype first"));
+    }
+    if x.dtype().is_int() && matches!(p, Scalar::Int(_)) {
+        p.fit("pow", x.dtype())?;
     }
     if !float && matches!(p, Scalar::Float(_)) {
         return literal_power(&x.try_cast(DType::F32)?, p);
@@ -232,7 +239,7 @@ binary_table! {
     pow try_pow, Same, [(0.3, 3.0), (-2.0, 2.0)], numbers!(map2 => T, Num::pow),
         wgsl!(F32 => "fx_pow_f($0, $1)", I32 => "fx_pow_i($0, $1)", U32 => "fx_pow_u($0, $1)", U8 => "(fx_pow_u($0, $1) & 0xffu)"), wg::POW,
         [pow_base, pow_exponent];
-    /// The larger of both; NaN where either is. Ties share the cotangent.
+    /// The larger of both; NaN where either is. Ties share the cotangent; both get it where one is NaN.
     ///
     /// ```
     /// use fornax::{Device, Tensor};
@@ -240,12 +247,12 @@ binary_table! {
     /// assert_eq!(x.maximum(2.0).to_vec::<f32>()?, [2.0, 3.0]);
     /// # Ok::<(), fornax::Error>(())
     /// ```
-    maximum try_maximum, Same, [(-4.0, 4.0), (-4.0, 4.0)],
+    maximum try_maximum, Bounded, [(-4.0, 4.0), (-4.0, 4.0)],
         |d| if d == DType::Bool { super::super::tile::tile!(map2, Truth, Truth => Truth, Bits::or) } else { (numbers!(map2 => T, Num::maximum))(d) },
         wgsl!(F32 => "fx_maximum($0, $1)", I32 | U32 | U8 => "max($0, $1)", Bool => "($0 || $1)"), wg::MAXIMUM,
-        [|c| shared(&c.g, c.tensor(0)?.try_eq(&c.args[1])?, c.tensor(0)?.try_gt(&c.args[1])?),
-         |c| shared(&c.g, c.tensor(1)?.try_eq(&c.args[0])?, c.tensor(1)?.try_gt(&c.args[0])?)];
-    /// The smaller of both; NaN where either is. Ties share the cotangent.
+        [|c| shared(&c.g, c.tensor(0)?.try_eq(&c.args[1])?, c.tensor(0)?.try_lt(&c.args[1])?),
+         |c| shared(&c.g, c.tensor(1)?.try_eq(&c.args[0])?, c.tensor(1)?.try_lt(&c.args[0])?)];
+    /// The smaller of both; NaN where either is. Ties share the cotangent; both get it where one is NaN.
     ///
     /// ```
     /// use fornax::{Device, Tensor};
@@ -253,11 +260,11 @@ binary_table! {
     /// assert_eq!(x.minimum(2.0).to_vec::<f32>()?, [1.0, 2.0]);
     /// # Ok::<(), fornax::Error>(())
     /// ```
-    minimum try_minimum, Same, [(-4.0, 4.0), (-4.0, 4.0)],
+    minimum try_minimum, Bounded, [(-4.0, 4.0), (-4.0, 4.0)],
         |d| if d == DType::Bool { super::super::tile::tile!(map2, Truth, Truth => Truth, Bits::and) } else { (numbers!(map2 => T, Num::minimum))(d) },
         wgsl!(F32 => "fx_minimum($0, $1)", I32 | U32 | U8 => "min($0, $1)", Bool => "($0 && $1)"), wg::MINIMUM,
-        [|c| shared(&c.g, c.tensor(0)?.try_eq(&c.args[1])?, c.tensor(0)?.try_lt(&c.args[1])?),
-         |c| shared(&c.g, c.tensor(1)?.try_eq(&c.args[0])?, c.tensor(1)?.try_lt(&c.args[0])?)];
+        [|c| shared(&c.g, c.tensor(0)?.try_eq(&c.args[1])?, c.tensor(0)?.try_gt(&c.args[1])?),
+         |c| shared(&c.g, c.tensor(1)?.try_eq(&c.args[0])?, c.tensor(1)?.try_gt(&c.args[0])?)];
     /// The angle in (-π, π] of the point (x = rhs, y = self).
     ///
     /// ```
@@ -268,7 +275,7 @@ binary_table! {
     /// # Ok::<(), fornax::Error>(())
     /// ```
     atan2 try_atan2, Float, [(0.3, 3.0), (-3.0, 3.0)], floats!(map2: f32::atan2, f64::atan2), wgsl!(F32 => "fx_atan2($0, $1)"), wg::ATAN2,
-        [|c| c.g.try_mul(&c.args[1])?.try_div(norm2(c)?), |c| c.g.try_mul(&c.args[0])?.try_div(norm2(c)?)?.try_neg()];
+        [|c| atan2_slope(c, 1), |c| atan2_slope(c, 0)?.try_neg()];
     /// Whether `self == rhs`: a bool. NaN equals nothing.
     ///
     /// ```

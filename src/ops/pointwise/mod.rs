@@ -27,13 +27,15 @@ use std::sync::OnceLock;
 pub(crate) enum Rule {
     /// The promoted dtype; f32 where that is no float.
     Float,
-    /// The promoted dtype.
+    /// The promoted dtype. Integers as numbers wrap like the op itself.
     Same,
-    /// Computed in the promoted dtype, the result is a bool.
+    /// The promoted dtype. A number that an integer dtype cannot hold counts as the nearest that it can.
+    Bounded,
+    /// Computed in the promoted dtype, the result is a bool. A number that an integer dtype cannot hold lies above or below all that it can.
     Compare,
     /// Arguments and result are bools.
     Logical,
-    /// The first argument is a bool, the others are promoted.
+    /// The first argument is a bool, the others are promoted. A number that the dtype cannot hold is an error.
     Select,
     /// A function of the position; see the op.
     Generator,
@@ -152,7 +154,11 @@ fn promote(sides: &[Side]) -> DType {
 
 /// Applies a row to tensors and numbers (at least one tensor): promotes, broadcasts, records one node.
 pub(crate) fn apply(row: &'static Row, sides: &[Side]) -> Result<Tensor> {
-    let name = row.def.name;
+    apply_as(row.def.name, row, sides)
+}
+
+/// [`apply`] for a method of another name, which errors bear.
+pub(crate) fn apply_as(name: &'static str, row: &'static Row, sides: &[Side]) -> Result<Tensor> {
     let first = (row.rule == Rule::Select) as usize;
     let common = promote(&sides[first..]);
     let (want, out) = match row.rule {
@@ -162,10 +168,22 @@ pub(crate) fn apply(row: &'static Row, sides: &[Side]) -> Result<Tensor> {
         _ => (common, common),
     };
     let compute = want.compute();
+    let dtypes = || sides.iter().filter_map(|s| if let Side::Tensor(t) = s { Some(t.dtype()) } else { None }).collect::<Vec<DType>>();
+    let on_gpu = sides.iter().any(|s| matches!(s, Side::Tensor(t) if t.device().is_gpu()));
+    if on_gpu && !want.on_gpu() {
+        let message = format!("dtypes that promote to what a GPU holds, which {want} is not: cast() one of them first");
+        return Err(Error::dtype(name, &dtypes(), message));
+    }
     if (row.def.cpu)(compute).is_none() {
-        let dtypes: Vec<DType> = sides.iter().filter_map(|s| if let Side::Tensor(t) = s { Some(t.dtype()) } else { None }).collect();
+        let dtypes = dtypes();
         let takes: Vec<&str> = row.dtypes().map(DType::name).collect();
         return Err(Error::dtype(name, &dtypes, format!("it takes {}: cast() first", takes.join(", "))));
+    }
+    if let (Rule::Compare, [a, b]) = (row.rule, sides)
+        && want.is_int()
+        && let Some(all) = beyond(row, *a, *b, want)?
+    {
+        return Ok(all);
     }
     let mut tensors: SmallVec<[Tensor; 3]> = SmallVec::new();
     let mut op = Pointwise { row, args: SmallVec::new(), scalars: SmallVec::new(), dtype: compute, out, shape: None };
@@ -177,14 +195,42 @@ pub(crate) fn apply(row: &'static Row, sides: &[Side]) -> Result<Tensor> {
                 tensors.push(t.try_cast(want)?);
             }
             Side::Scalar(s) => {
+                let s = match row.rule {
+                    Rule::Select if i >= first => s.fit(name, want)?,
+                    Rule::Bounded if let (Scalar::Int(v), true) = (*s, want.is_int()) => {
+                        let (lo, hi) = Scalar::bounds(want);
+                        Scalar::Int(v.clamp(lo, hi))
+                    }
+                    _ => *s,
+                };
                 op.args.push(Arg::Scalar(op.scalars.len() as u8, want.compute()));
-                op.scalars.push(*s);
+                op.scalars.push(s);
             }
         }
     }
     broadcast(name, &mut tensors)?;
     let inputs: SmallVec<[&Tensor; 3]> = tensors.iter().collect();
     record(Arc::new(op), &inputs)
+}
+
+/// A comparison of integers with a number that their dtype cannot hold: the same for all of them.
+fn beyond(row: &'static Row, a: Side, b: Side, dtype: DType) -> Result<Option<Tensor>> {
+    let (lo, hi) = Scalar::bounds(dtype);
+    let outside = |s: Side| match s {
+        Side::Scalar(Scalar::Int(v)) if v < lo || v > hi => Some(Scalar::Int(v.signum())),
+        _ => None,
+    };
+    let (x, result) = match (a, b) {
+        (Side::Tensor(x), Side::Scalar(_)) => (x, outside(b).map(|s| (true, s))),
+        (Side::Scalar(_), Side::Tensor(x)) => (x, outside(a).map(|s| (false, s))),
+        _ => return Ok(None),
+    };
+    let Some((first, number)) = result else { return Ok(None) };
+    // What holds for 0 and a number on that side of it holds for all.
+    let zero = Tensor::try_full((), 0, (DType::I32, x.device()))?;
+    let (zero, number) = (Side::Tensor(&zero), Side::Scalar(number));
+    let y = apply(row, &if first { [zero, number] } else { [number, zero] })?;
+    y.try_expand(x.shape()).map(Some)
 }
 
 /// Gives all tensors one shape by views.

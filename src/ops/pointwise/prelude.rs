@@ -1,6 +1,53 @@
 //! WGSL functions that the table's expressions call. A row has one prelude; a function is printed once a shader, so the names of helpers begin with the
 //! op's name, or their text is the same wherever they stand. NaN is told by its bits, for naga folds `x != x` to false.
 
+/// 2^k·(1 + q) for e^r − 1 = q, in two steps, so that results from the largest to denormal ones are right.
+macro_rules! exp {
+    () => {
+        "fn fx_exp_scaled(r: f32, k: f32) -> f32 {
+    let p = 0.5 + r * (0.16666667 + r * (0.041666668 + r * (0.008333334 + r * (0.0013888889 + r * 1.984127e-4))));
+    let n = i32(k);
+    let half = n >> 1u;
+    return (1.0 + (r + r * r * p)) * bitcast<f32>((half + 127) << 23u) * bitcast<f32>((n - half + 127) << 23u);
+}
+fn fx_exp(x: f32) -> f32 {
+    let b = clamp(x, -104.0, 89.0);
+    let k = round(b * 1.44269504);
+    let y = fx_exp_scaled((b - k * 0.69314575) - k * 1.4286068e-6, k);
+    return select(y, x, (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u);
+}
+"
+    };
+}
+
+/// x = (1 + f)·2^k with 1 + f in [√½, √2), as a vec3 (f, ln(1 + f) − f, k), and what a logarithm is outside (0, ∞). The CPU's series.
+macro_rules! log {
+    () => {
+        "fn fx_log_parts(x: f32) -> vec3<f32> {
+    let tiny = x < 1.1754944e-38;
+    let i = bitcast<i32>(select(x, x * 33554432.0, tiny)) - 0x3f3504f3;
+    let f = bitcast<f32>((i & 0x7fffff) + 0x3f3504f3) - 1.0;
+    let s = f / (2.0 + f);
+    let z = s * s;
+    let r = z * (0.6666667 + z * (0.4 + z * (0.2857143 + z * (0.22222222 + z * 0.18181819))));
+    let h = 0.5 * f * f;
+    return vec3<f32>(f, s * (h + r) - h, f32(i >> 23u) - select(0.0, 25.0, tiny));
+}
+fn fx_log_special(x: f32, y: f32) -> f32 {
+    let u = bitcast<u32>(x);
+    let inside = select(y, x, u >= 0x7f800000u && u < 0x80000000u);
+    let nan = bitcast<f32>(u | 0x7fc00000u);
+    let below = select(inside, nan, u > 0x80000000u);
+    return select(below, bitcast<f32>(0xff800000u | (u & 0u)), x == 0.0);
+}
+fn fx_log(x: f32) -> f32 {
+    let p = fx_log_parts(x);
+    return fx_log_special(x, p.z * 0.69314575 + (p.x + (p.y + p.z * 1.4286068e-6)));
+}
+"
+    };
+}
+
 /// eˣ − 1 by the series of the CPU's version.
 macro_rules! expm1 {
     ($name:literal) => {
@@ -27,6 +74,7 @@ macro_rules! expm1 {
 macro_rules! log1p {
     ($name:literal) => {
         concat!(
+            log!(),
             "fn ",
             $name,
             "(x: f32) -> f32 {
@@ -34,7 +82,7 @@ macro_rules! log1p {
     let z = s * s;
     let near = 2.0 * s + 2.0 * s * z * (0.33333334 + z * (0.2 + z * (0.14285715 + z * (0.11111111 + z * 0.09090909))));
     let u = 1.0 + x;
-    let far = log(u) + select((x - (u - 1.0)) / u, 0.0, u == 0.0 || abs(x) > 1e30);
+    let far = fx_log(u) + select((x - (u - 1.0)) / u, 0.0, u == 0.0 || abs(x) > 1e30);
     let y = select(far, near, x > -0.25 && x < 0.4);
     return select(y, x, x == 0.0);
 }
@@ -66,6 +114,7 @@ macro_rules! tanh {
 macro_rules! erf {
     ($name:literal) => {
         concat!(
+            exp!(),
             "fn ",
             $name,
             "(x: f32) -> f32 {
@@ -75,7 +124,7 @@ macro_rules! erf {
     let u = min(a, 4.0) - 2.5;
     let q = -7.8068153 + u * (-5.3526807 + u * (-0.9438937 + u * (-0.010858542 + u * (0.0021653035 + u * (-4.2012252e-4
         + u * (7.7291376e-5 + u * (-1.3315014e-5 + u * 1.6371514e-6)))))));
-    let y = select(1.0 - exp(q), a + a * p, a < 1.0);
+    let y = select(1.0 - fx_exp(q), a + a * p, a < 1.0);
     let s = select(y, -y, x < 0.0);
     return select(s, x, x == 0.0 || (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u);
 }
@@ -269,8 +318,7 @@ pub(crate) const ATAN2: &str = concat!(
     "fn fx_atan2(y: f32, x: f32) -> f32 {
     let a = abs(y);
     let b = abs(x);
-    let big = 3.0e38;
-    let inf = a > big && b > big;
+    let inf = bitcast<u32>(a) == 0x7f800000u && bitcast<u32>(b) == 0x7f800000u;
     let q = select(select(a / b, 0.0, a == 0.0), 1.0, inf);
     let t = select(fx_atan2_positive(q), 1.5707963, b == 0.0 && a > 0.0);
     let u = select(t, 3.1415927 - t, (bitcast<u32>(x) >> 31u) == 1u);
@@ -281,28 +329,34 @@ pub(crate) const ATAN2: &str = concat!(
 "
 );
 pub(crate) const SINH: &str = concat!(
+    exp!(),
     expm1!("fx_sinh_expm1"),
     "fn fx_sinh(x: f32) -> f32 {
     let a = abs(x);
     let u = fx_sinh_expm1(a);
-    let h = exp(0.5 * a);
+    let h = fx_exp(0.5 * a);
     let y = select(0.5 * (u + u / (u + 1.0)), (0.5 * h) * h, a > 88.0);
     return select(select(y, -y, x < 0.0), x, x == 0.0);
 }
 "
 );
-pub(crate) const COSH: &str = "fn fx_cosh(x: f32) -> f32 {
-    let h = exp(0.5 * abs(x));
-    return (0.5 * h) * h + 0.5 / h / h;
+pub(crate) const COSH: &str = concat!(
+    exp!(),
+    "fn fx_cosh(x: f32) -> f32 {
+    let a = abs(x);
+    let h = fx_exp(0.5 * a);
+    let e = fx_exp(a);
+    return select(0.5 * e + 0.5 / e, (0.5 * h) * h, a > 88.0);
 }
-";
+"
+);
 pub(crate) const ASINH: &str = concat!(
     log1p!("fx_asinh_log1p"),
     "fn fx_asinh(x: f32) -> f32 {
     let a = abs(x);
     let b = min(a, 1e18);
     let near = fx_asinh_log1p(b + b * b / (1.0 + sqrt(b * b + 1.0)));
-    let y = select(near, log(a) + 0.6931472, a > 1e18);
+    let y = select(near, fx_log(a) + 0.6931472, a > 1e18);
     return select(select(y, -y, x < 0.0), x, x == 0.0 || (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u);
 }
 "
@@ -312,7 +366,7 @@ pub(crate) const ACOSH: &str = concat!(
     "fn fx_acosh(x: f32) -> f32 {
     let t = min(x, 1e18) - 1.0;
     let near = fx_acosh_log1p(t + sqrt(t * (t + 2.0)));
-    return select(select(near, log(x) + 0.6931472, x > 1e18), x, (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u);
+    return select(select(near, fx_log(x) + 0.6931472, x > 1e18), bitcast<f32>(bitcast<u32>(x) | 0x7fc00000u), !(x >= 1.0));
 }
 "
 );
@@ -325,29 +379,70 @@ pub(crate) const ATANH: &str = concat!(
 }
 "
 );
-pub(crate) const SIGMOID: &str = "fn fx_sigmoid(x: f32) -> f32 {
-    let e = exp(-abs(x));
-    return select(1.0, e, x < 0.0) / (1.0 + e);
-}
-";
-pub(crate) const SILU: &str = "fn fx_silu(x: f32) -> f32 {
-    let e = exp(-abs(x));
-    return x * (select(1.0, e, x < 0.0) / (1.0 + e));
-}
-";
-pub(crate) const SOFTPLUS: &str = concat!(
-    log1p!("fx_softplus_log1p"),
-    "fn fx_softplus(x: f32) -> f32 {
-    return select(0.0, x, x > 0.0) + fx_softplus_log1p(exp(-abs(x)));
+pub(crate) const EXP: &str = exp!();
+pub(crate) const EXP2: &str = concat!(
+    exp!(),
+    "fn fx_exp2(x: f32) -> f32 {
+    let b = clamp(x, -151.0, 129.0);
+    let k = round(b);
+    let y = fx_exp_scaled((b - k) * 0.6931472, k);
+    return select(y, x, (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u);
 }
 "
 );
+pub(crate) const LOG: &str = log!();
+pub(crate) const LOG2: &str = concat!(
+    log!(),
+    "fn fx_log2(x: f32) -> f32 {
+    let p = fx_log_parts(x);
+    return fx_log_special(x, p.z + (p.x + p.y) * 1.442695);
+}
+"
+);
+pub(crate) const LOG10: &str = concat!(
+    log!(),
+    "fn fx_log10(x: f32) -> f32 {
+    let p = fx_log_parts(x);
+    return fx_log_special(x, p.z * 0.3010254 + ((p.x + p.y) * 0.4342945 + p.z * 4.6050386e-6));
+}
+"
+);
+pub(crate) const SIGMOID: &str = concat!(
+    exp!(),
+    "fn fx_sigmoid(x: f32) -> f32 {
+    let e = fx_exp(-abs(x));
+    return select(1.0, e, x < 0.0) / (1.0 + e);
+}
+"
+);
+/// Below 0, x·eˣ / (1 + eˣ) by the root of eˣ, for eˣ alone leaves the range before the product does.
+pub(crate) const SILU: &str = concat!(
+    exp!(),
+    "fn fx_silu(x: f32) -> f32 {
+    let h = fx_exp(-0.5 * abs(x));
+    return select(x, (x * h) * h, x < 0.0) / (1.0 + h * h);
+}
+"
+);
+pub(crate) const SOFTPLUS: &str = concat!(
+    exp!(),
+    log1p!("fx_softplus_log1p"),
+    "fn fx_softplus(x: f32, b: f32) -> f32 {
+    let t = x * b;
+    let y = (select(0.0, t, t > 0.0) + fx_softplus_log1p(fx_exp(-abs(t)))) / b;
+    return select(y, x, t > 40.0);
+}
+"
+);
+/// With w = e^(2x) + 2eˣ, tanh(ln(1 + eˣ)) = w / (w + 2); above 0, both divided by e^(2x).
 pub(crate) const MISH: &str = concat!(
-    log1p!("fx_mish_log1p"),
-    expm1!("fx_mish_expm1"),
-    tanh!("fx_mish_tanh", "fx_mish_expm1"),
+    exp!(),
     "fn fx_mish(x: f32) -> f32 {
-    return x * fx_mish_tanh(select(0.0, x, x > 0.0) + fx_mish_log1p(exp(-abs(x))));
+    let h = fx_exp(-0.5 * abs(x));
+    let e = h * h;
+    let low = ((x * h) * h) * (e + 2.0) / (e * (e + 2.0) + 2.0);
+    let high = x * (1.0 + 2.0 * e) / (1.0 + 2.0 * e + 2.0 * e * e);
+    return select(high, low, x < 0.0);
 }
 "
 );

@@ -2,7 +2,7 @@
 
 use super::prelude as wg;
 use super::tile::{Truth, tile};
-use super::{Arg, CAST, Pointwise, Row, Rule, Side, apply, each, numbers, wgsl};
+use super::{Arg, CAST, Pointwise, Row, Rule, Side, apply, apply_as, each, numbers, wgsl};
 use crate::codegen::program::Def;
 use crate::graph::record;
 use crate::{DType, Operand, Result, Scalar, Tensor};
@@ -41,7 +41,7 @@ pub(crate) mod rows {
             wgsl: wgsl!(F32 => "fx_clamp($0, $1, $2)", I32 | U32 | U8 => "min(max($0, $1), $2)"),
             prelude: wg::CLAMP,
         },
-        rule: Rule::Same,
+        rule: Rule::Bounded,
         grads: &[|c| {
             let x = c.tensor(0)?;
             x.try_ge(&c.args[1])?.try_logical_and(x.try_le(&c.args[2])?)?.try_where(&c.g, 0.0)
@@ -55,8 +55,8 @@ pub(crate) static ROWS: &[&Row] = &[&rows::select, &rows::clamp];
 
 #[fornax_derive::fallible]
 impl Tensor {
-    /// The same values as another dtype (this tensor, where it has it already). To an integer it truncates toward zero, and what is out of
-    /// range saturates; to bool it means `!= 0`; f16 and bf16 round to nearest, ties to even. The gradient is cast back; to an integer or bool
+    /// The same values as another dtype (this tensor, where it has it already). A float becomes an integer toward zero, and what is out of
+    /// range saturates (NaN is 0); an integer that a narrower dtype cannot hold wraps; to bool it means `!= 0`; f16 and bf16 round to nearest, ties to even. The gradient is cast back; to an integer or bool
     /// it stops.
     ///
     /// ```
@@ -78,7 +78,8 @@ impl Tensor {
         record(Arc::new(Pointwise { row: &CAST, args, scalars, dtype: self.dtype().compute(), out: dtype, shape: None }), &[self])
     }
 
-    /// `x` held between `lo` and `hi` (`hi` where they cross); NaN stays. The derivative is 1 on the bounds too.
+    /// `x` held between `lo` and `hi` (`hi` where they cross); NaN stays. The derivative is 1 on the bounds too. Bounds that an integer dtype cannot
+    /// hold bound nothing.
     ///
     /// ```
     /// use fornax::{Device, Tensor};
@@ -100,12 +101,12 @@ impl Tensor {
     /// ```
     ///
     /// # Errors
-    /// Shapes that do not broadcast, different devices.
+    /// Shapes that do not broadcast, different devices, a number that the dtype cannot hold.
     pub fn try_where_cond(&self, a: impl Into<Operand>, b: impl Into<Operand>) -> Result<Tensor> {
         self.try_where(a, b)
     }
 
-    /// `value` where the mask is true, this tensor elsewhere.
+    /// `value` where the mask is true, this tensor elsewhere. The dtype stays: a value for integers is truncated.
     ///
     /// ```
     /// use fornax::{Device, Tensor};
@@ -115,9 +116,10 @@ impl Tensor {
     /// ```
     ///
     /// # Errors
-    /// Shapes that do not broadcast, different devices.
+    /// Shapes that do not broadcast, different devices, a value that the dtype cannot hold.
     pub fn try_masked_fill(&self, mask: &Tensor, value: impl Into<Scalar>) -> Result<Tensor> {
-        apply(&rows::select, &[mask.into(), Side::Scalar(value.into()), self.into()])
+        let value = value.into().fit("masked_fill", self.dtype())?;
+        apply_as("masked_fill", &rows::select, &[mask.into(), Side::Scalar(value), self.into()])
     }
 }
 

@@ -72,26 +72,26 @@ unary_table! {
     /// `1 / √x`.
     rsqrt try_rsqrt (4.0 => 0.5), Float, (0.3, 4.0), floats!(map1: |x| 1.0 / x.sqrt(), |x| 1.0 / x.sqrt()),
         wgsl!(F32 => "inverseSqrt($0)"), NONE,
-        |x, y, g| g.try_mul(y)?.try_div(x)?.try_mul(-0.5);
+        |_, y, g| g.try_mul(y.try_square()?.try_mul(y)?)?.try_mul(-0.5);
     /// `eˣ`.
-    exp try_exp (1.0 => 2.718_281_8), Float, (-4.0, 4.0), floats!(map1: math::exp, f64::exp), wgsl!(F32 => "exp($0)"), NONE,
+    exp try_exp (1.0 => 2.718_281_8), Float, (-4.0, 4.0), floats!(map1: math::exp, f64::exp), wgsl!(F32 => "fx_exp($0)"), wg::EXP,
         |_, y, g| g.try_mul(y);
     /// `2ˣ`.
-    exp2 try_exp2 (3.0 => 8.0), Float, (-4.0, 4.0), floats!(map1: math::exp2, f64::exp2), wgsl!(F32 => "exp2($0)"), NONE,
+    exp2 try_exp2 (3.0 => 8.0), Float, (-4.0, 4.0), floats!(map1: math::exp2, f64::exp2), wgsl!(F32 => "fx_exp2($0)"), wg::EXP2,
         |_, y, g| g.try_mul(y)?.try_mul(c::LN_2);
     /// `eˣ − 1`, accurate near 0.
     expm1 try_expm1 (1.0 => 1.718_281_8), Float, (-4.0, 4.0), floats!(map1: math::expm1, f64::exp_m1),
         wgsl!(F32 => "fx_expm1($0)"), wg::EXPM1,
         |_, y, g| g.try_mul(y.try_add(1.0)?);
     /// `ln x`; -∞ at 0, NaN below.
-    log try_log (2.718_281_8 => 1.0), Float, (0.3, 4.0), floats!(map1: math::log, f64::ln), wgsl!(F32 => "log($0)"), NONE,
+    log try_log (2.718_281_8 => 1.0), Float, (0.3, 4.0), floats!(map1: math::log, f64::ln), wgsl!(F32 => "fx_log($0)"), wg::LOG,
         |x, _, g| g.try_div(x);
     /// `log₂ x`.
-    log2 try_log2 (8.0 => 3.0), Float, (0.3, 4.0), floats!(map1: math::log2, f64::log2), wgsl!(F32 => "log2($0)"), NONE,
+    log2 try_log2 (8.0 => 3.0), Float, (0.3, 4.0), floats!(map1: math::log2, f64::log2), wgsl!(F32 => "fx_log2($0)"), wg::LOG2,
         |x, _, g| g.try_div(x.try_mul(c::LN_2)?);
     /// `log₁₀ x`.
     log10 try_log10 (1000.0 => 3.0), Float, (0.3, 4.0), floats!(map1: math::log10, f64::log10),
-        wgsl!(F32 => "(log2($0) * 0.30102999)"), NONE,
+        wgsl!(F32 => "fx_log10($0)"), wg::LOG10,
         |x, _, g| g.try_div(x.try_mul(c::LN_10)?);
     /// `ln(1 + x)`, accurate near 0.
     log1p try_log1p (1.0 => 0.693_147_2), Float, (-0.6, 4.0), floats!(map1: math::log1p, f64::ln_1p),
@@ -131,15 +131,15 @@ unary_table! {
         wgsl!(F32 => "fx_tanh($0)"), wg::TANH,
         |_, y, g| g.try_mul(y.try_square()?.try_neg()?.try_add(1.0)?);
     /// The number whose hyperbolic sine is x.
-    asinh try_asinh (1.0 => 0.881_373_6), Float, (-4.0, 4.0), floats!(map1: f32::asinh, f64::asinh),
+    asinh try_asinh (1.0 => 0.881_373_6), Float, (-4.0, 4.0), floats!(map1: math::asinh, f64::asinh),
         wgsl!(F32 => "fx_asinh($0)"), wg::ASINH,
         |x, _, g| g.try_mul(x.try_square()?.try_add(1.0)?.try_rsqrt()?);
     /// The number from 0 on whose hyperbolic cosine is x; NaN below 1.
-    acosh try_acosh (2.0 => 1.316_957_9), Float, (1.3, 4.0), floats!(map1: f32::acosh, f64::acosh),
+    acosh try_acosh (2.0 => 1.316_957_9), Float, (1.3, 4.0), floats!(map1: math::acosh, f64::acosh),
         wgsl!(F32 => "fx_acosh($0)"), wg::ACOSH,
         |x, _, g| g.try_mul(x.try_sub(1.0)?.try_mul(x.try_add(1.0)?)?.try_rsqrt()?);
     /// The number whose hyperbolic tangent is x.
-    atanh try_atanh (0.5 => 0.549_306_1), Float, (-0.8, 0.8), floats!(map1: f32::atanh, f64::atanh),
+    atanh try_atanh (0.5 => 0.549_306_1), Float, (-0.8, 0.8), floats!(map1: math::atanh, math::atanh64),
         wgsl!(F32 => "fx_atanh($0)"), wg::ATANH,
         |x, _, g| g.try_div(x.try_square()?.try_neg()?.try_add(1.0)?);
     /// The error function `2/√π ∫₀ˣ e^(−t²) dt`.
