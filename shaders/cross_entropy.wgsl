@@ -67,7 +67,8 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) num: vec
     }
 //#endif
     if !live || lane != 0u { return; }
-    let shift = log(s.y);
+    // With an infinite maximum the sum holds exp(∞ - ∞).
+    let shift = select(log(s.y), bitcast<f32>(bitcast<u32>(s.x) | 0x400000u), s.x > 3.4028234e38);
     lse[row] = s.x + shift;
     let label = targets[row];
     var l = 0.0;

@@ -60,14 +60,17 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) num: vec
     s = tile_s[place * L];
 //#endif
     if !live { return; }
+    // With an infinite maximum all is NaN: ∞ - ∞ in one place, so the sum of the row.
+    let nan = bitcast<f32>(bitcast<u32>(m) | 0x400000u);
+    let infinite = m > 3.4028234e38;
 //#if LOG
-    let shift = log(s);
+    let shift = select(log(s), nan, infinite);
     for (var k = lane; k < p.n; k += L) {
         let i = base + k * p.inner;
         y[i] = (x[i] - m) - shift;
     }
 //#else
-    let scale = 1.0 / s;
+    let scale = select(1.0 / s, nan, infinite);
     for (var k = lane; k < p.n; k += L) {
         let i = base + k * p.inner;
         y[i] = exp(x[i] - m) * scale;

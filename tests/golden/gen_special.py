@@ -82,4 +82,14 @@ two("rem", torch.remainder, False)
 two("floor_div", torch.floor_divide, False)
 for name in ("eq", "ne", "lt", "le", "gt", "ge"):
     two(name, getattr(torch, name), False)
+# Rows: what is no pointwise function.
+rows = torch.tensor([[-inf, -inf, -inf, -inf], [inf, 1.0, 2.0, 0.0], [nan, 1.0, 2.0, 3.0], [1.0, 2.0, nan, 3.0], [-inf, 0.0, 1.0, -inf], [3e38, -3e38, 0.0, 1.0], [88.0, -88.0, 0.0, 104.0],
+                     [inf, -inf, 0.0, 1.0], [0.0, -0.0, 0.0, -0.0], [1e-20, 2e-20, 3e-20, 4e-20], [1e4, 1e4 + 1, 1e4 + 2, 1e4 + 4]])
+out["rows"] = rows
+for name, f in dict(softmax=lambda v: v.softmax(1), log_softmax=lambda v: v.log_softmax(1), row_logsumexp=lambda v: v.logsumexp(1), max=lambda v: v.max(1)[0], min=lambda v: v.min(1)[0],
+                    argmax=lambda v: v.argmax(1), sum=lambda v: v.sum(1), mean=lambda v: v.mean(1), prod=lambda v: v.prod(1), layer_norm=lambda v: F.layer_norm(v, (4,)),
+                    rms_norm=lambda v: F.rms_norm(v, (4,), eps=1e-6), max_pool=lambda v: F.max_pool1d(v[:, None], 2)[:, 0], avg_pool=lambda v: F.avg_pool1d(v[:, None], 2)[:, 0],
+                    cumsum=lambda v: v.cumsum(1), cumprod=lambda v: v.cumprod(1), cummax=lambda v: v.cummax(1)[0], sort=lambda v: v.sort(1)[0], var=lambda v: v.var(1), norm=lambda v: v.norm(dim=1),
+                    cross_entropy=lambda v: F.cross_entropy(v, torch.ones(len(v), dtype=torch.long), reduction="none"), any=lambda v: v.any(1), all=lambda v: v.all(1)).items():
+    out["row." + name + ".y"], out["row." + name + ".t"] = f(rows).to(torch.float32), f(rows.double()).to(torch.float32)
 save_file({k: v.contiguous() for k, v in out.items()}, __file__.replace("gen_special.py", "special.safetensors"))
