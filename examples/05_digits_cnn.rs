@@ -92,8 +92,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Every tenth training image is for validation; the test images are looked at once, at the end.
     let digits = digits(device)?;
     let (held_out, trained): (Vec<usize>, Vec<usize>) = (0..digits.train.len()).partition(|i| i % 10 == 9);
-    let train = TensorDataset::new(digits.train.batch(&trained)?)?;
-    let [validation_images, validation_labels] = digits.train.batch(&held_out)?;
+    let train = TensorDataset::new(digits.train.pick(&trained)?)?;
+    let [validation_images, validation_labels] = digits.train.pick(&held_out)?;
     let validation_labels = validation_labels.to_vec::<i32>()?;
     let loader = DataLoader::new(&train, BATCH).shuffle(SEED).drop_last(true);
 

@@ -124,6 +124,12 @@ pub enum Error {
         /// Where and what.
         message: String,
     },
+    /// A worker of a data loader could not make its batch: its code panicked, or the thread could not be started.
+    #[error("a worker of the data loader failed: {message}")]
+    Worker {
+        /// The panic's message, or the system's.
+        message: String,
+    },
     /// A state dict does not fit a module: every missing, unexpected and misshapen name.
     #[error("state dict does not fit: {message}")]
     StateDict {

@@ -1,5 +1,6 @@
 //! Files.
 
+pub mod npy;
 pub mod safetensors;
 
 use crate::Tensor;

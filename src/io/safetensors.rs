@@ -190,10 +190,10 @@ fn dtype_name(d: DType) -> String {
 }
 
 /// A file that goes away unless it was renamed.
-struct Temporary(PathBuf);
+pub(super) struct Temporary(pub(super) PathBuf);
 
 impl Temporary {
-    fn beside(path: &Path) -> Temporary {
+    pub(super) fn beside(path: &Path) -> Temporary {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let mut name = path.file_name().unwrap_or_default().to_os_string();
         name.push(format!(".{}-{}.tmp", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
@@ -209,7 +209,7 @@ impl Drop for Temporary {
 }
 
 /// Makes a rename last through a power cut, where the system can sync folders.
-fn sync_folder(path: &Path) {
+pub(super) fn sync_folder(path: &Path) {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if let Ok(folder) = File::open(folder) {
         // Windows has no such call, and the file itself is already whole.

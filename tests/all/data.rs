@@ -34,7 +34,7 @@ fn wrong_data_sets_are_errors() -> Result<()> {
     let e = TensorDataset::new([Tensor::ones([3, 2], cpu), Tensor::ones(4, cpu)]).err().unwrap();
     assert!(matches!(e, Error::Shape { .. }), "{e}");
     assert!(TensorDataset::new([Tensor::ones((), cpu)]).is_err());
-    assert!(matches!(TensorDataset::new([Tensor::ones(3, cpu)])?.batch(&[3]), Err(Error::Index { .. })));
+    assert!(matches!(TensorDataset::new([Tensor::ones(3, cpu)])?.pick(&[3]), Err(Error::Index { .. })));
     assert!(DataLoader::new(TensorDataset::new([Tensor::ones(0, cpu)])?, 4).is_empty());
     Ok(())
 }

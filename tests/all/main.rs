@@ -16,6 +16,7 @@ mod golden_special;
 mod graphs;
 mod harness;
 mod indexing;
+mod loaders;
 mod modules;
 mod ops_fused;
 mod ops_images;
