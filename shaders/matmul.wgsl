@@ -1,5 +1,7 @@
-// C = A · B in tiles of 64×64, 16 steps of k at a time through workgroup memory, 4×4 results a thread. The strides say how the matrices
-// lie; A_K (B_K) is defined where A (B) is contiguous along k, A_VEC (B_VEC) where whole vec4s can be loaded.
+// C = A · B in square tiles of SIDE, BK steps of k at a time through workgroup memory. An invocation of the 16 × 16 holds R × R blocks of 4 × 4
+// results, 64 apart; R is SIDE / 64. While one stage is multiplied, the next one is on its way: it is fetched into registers before and put into the
+// other half of the workgroup's memory after. The strides say how the matrices lie; A_K (B_K) is defined where A (B) is contiguous along k, A_VEC (B_VEC)
+// where whole vec4s can be loaded, C_VEC where they can be stored.
 struct Params {
     m: u32, n: u32, k: u32,
     tiles_m: u32, tiles_n: u32, groups: u32,
@@ -24,14 +26,26 @@ struct Params {
 //#else
 @group(0) @binding(1) var<storage, read> b: array<{{T}}>;
 //#endif
+//#if C_VEC
+@group(0) @binding(2) var<storage, read_write> c: array<vec4<{{T}}>>;
+//#else
 @group(0) @binding(2) var<storage, read_write> c: array<{{T}}>;
+//#endif
 @group(1) @binding(0) var<uniform> p: Params;
 
 {{EPILOGUE}}
 
-// 16 rows (one a step of k) of 64, padded so that writes along k hit different banks.
-var<workgroup> tile_a: array<{{T}}, 1056>;
-var<workgroup> tile_b: array<{{T}}, 1056>;
+const SIDE = {{SIDE}}u;
+const BK = {{BK}}u;
+// vec4s in a row of a stage, and in a stage.
+const ROW = SIDE / 4u;
+const STAGE = BK * ROW;
+// vec4s along k of a stage.
+const DEEP = BK / 4u;
+
+// Two stages: a row for each step of k, SIDE elements each. Row k keeps vec4 i at i ^ (k / 4 * 4), so that writes along k hit different banks.
+var<workgroup> tile_a: array<vec4<{{T}}>, {{STAGES}}>;
+var<workgroup> tile_b: array<vec4<{{T}}>, {{STAGES}}>;
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) num: vec3<u32>, @builtin(local_invocation_index) lid: u32) {
@@ -47,8 +61,8 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) num: vec
     let strip = tile / (8u * p.tiles_n);
     let in_strip = tile % (8u * p.tiles_n);
     let height = min(p.tiles_m - strip * 8u, 8u);
-    let m0 = (strip * 8u + in_strip % height) * 64u;
-    let n0 = (in_strip / height) * 64u;
+    let m0 = (strip * 8u + in_strip % height) * SIDE;
+    let n0 = (in_strip / height) * SIDE;
     let i3 = batch % p.size_3;
     let i2 = batch / p.size_3 % p.size_2;
     let i1 = batch / p.size_3 / p.size_2 % p.size_1;
@@ -60,28 +74,29 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) num: vec
 
     // The four elements of each tile that this invocation fetches: neighbours along the contiguous axis.
 //#if A_K
-    let a_i = lid / 4u;
-    let a_k = (lid % 4u) * 4u;
+    let a_i = lid / DEEP;
+    let a_k = (lid % DEEP) * 4u;
 //#else
-    let a_i = (lid % 16u) * 4u;
-    let a_k = lid / 16u;
+    let a_i = (lid % ROW) * 4u;
+    let a_k = lid / ROW;
 //#endif
 //#if B_K
-    let b_j = lid / 4u;
-    let b_k = (lid % 4u) * 4u;
+    let b_j = lid / DEEP;
+    let b_k = (lid % DEEP) * 4u;
 //#else
-    let b_j = (lid % 16u) * 4u;
-    let b_k = lid / 16u;
+    let b_j = (lid % ROW) * 4u;
+    let b_k = lid / ROW;
 //#endif
+    let a_place = a_k * ROW + ((a_i / 4u) ^ (a_k / 4u * 4u));
+    let b_place = b_k * ROW + ((b_j / 4u) ^ (b_k / 4u * 4u));
 
     let tx = lid % 16u;
     let ty = lid / 16u;
-    var acc_0 = vec4<{{T}}>();
-    var acc_1 = vec4<{{T}}>();
-    var acc_2 = vec4<{{T}}>();
-    var acc_3 = vec4<{{T}}>();
+{{ACCUMULATORS}}
 
-    for (var k0 = k_first; k0 < k_end; k0 += 16u) {
+    var half = 0u;
+    // One round more than there are stages: round r fetches stage r and multiplies stage r - 1.
+    for (var k0 = k_first; k0 < k_end + BK; k0 += BK) {
         var va = vec4<{{T}}>();
         var vb = vec4<{{T}}>();
 //#if A_VEC
@@ -120,49 +135,59 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) num: vec
             }
         }
 //#endif
-        workgroupBarrier();
+        if k0 > k_first {
+            let from_stage = (1u - half) * STAGE;
+            for (var k = 0u; k < BK; k += 1u) {
+                let row = from_stage + k * ROW;
+                let turn = k / 4u * 4u;
+                let at_a = row + (ty ^ turn);
+                let at_b = row + (tx ^ turn);
+{{MULTIPLY}}
+            }
+        }
+        let stage = half * STAGE;
 //#if A_K
-        tile_a[a_k * 66u + a_i] = va.x;
-        tile_a[(a_k + 1u) * 66u + a_i] = va.y;
-        tile_a[(a_k + 2u) * 66u + a_i] = va.z;
-        tile_a[(a_k + 3u) * 66u + a_i] = va.w;
+        let a_lane = a_i % 4u;
+        tile_a[stage + a_place][a_lane] = va.x;
+        tile_a[stage + a_place + ROW][a_lane] = va.y;
+        tile_a[stage + a_place + 2u * ROW][a_lane] = va.z;
+        tile_a[stage + a_place + 3u * ROW][a_lane] = va.w;
 //#else
-        tile_a[a_k * 66u + a_i] = va.x;
-        tile_a[a_k * 66u + a_i + 1u] = va.y;
-        tile_a[a_k * 66u + a_i + 2u] = va.z;
-        tile_a[a_k * 66u + a_i + 3u] = va.w;
+        tile_a[stage + a_place] = va;
 //#endif
 //#if B_K
-        tile_b[b_k * 66u + b_j] = vb.x;
-        tile_b[(b_k + 1u) * 66u + b_j] = vb.y;
-        tile_b[(b_k + 2u) * 66u + b_j] = vb.z;
-        tile_b[(b_k + 3u) * 66u + b_j] = vb.w;
+        let b_lane = b_j % 4u;
+        tile_b[stage + b_place][b_lane] = vb.x;
+        tile_b[stage + b_place + ROW][b_lane] = vb.y;
+        tile_b[stage + b_place + 2u * ROW][b_lane] = vb.z;
+        tile_b[stage + b_place + 3u * ROW][b_lane] = vb.w;
 //#else
-        tile_b[b_k * 66u + b_j] = vb.x;
-        tile_b[b_k * 66u + b_j + 1u] = vb.y;
-        tile_b[b_k * 66u + b_j + 2u] = vb.z;
-        tile_b[b_k * 66u + b_j + 3u] = vb.w;
+        tile_b[stage + b_place] = vb;
 //#endif
         workgroupBarrier();
-        for (var k = 0u; k < 16u; k += 1u) {
-            let row = k * 66u;
-            let vec_b = vec4(tile_b[row + tx], tile_b[row + tx + 16u], tile_b[row + tx + 32u], tile_b[row + tx + 48u]);
-            acc_0 += tile_a[row + ty] * vec_b;
-            acc_1 += tile_a[row + ty + 16u] * vec_b;
-            acc_2 += tile_a[row + ty + 32u] * vec_b;
-            acc_3 += tile_a[row + ty + 48u] * vec_b;
-        }
+        half = 1u - half;
     }
 
-    var acc = array<vec4<{{T}}>, 4>(acc_0, acc_1, acc_2, acc_3);
-    for (var i = 0u; i < 4u; i += 1u) {
-        let row = m0 + ty + 16u * i;
-        for (var j = 0u; j < 4u; j += 1u) {
-            let col = n0 + tx + 16u * j;
+    // By row of results, then by block of columns.
+    var acc = {{RESULTS}};
+    const R = SIDE / 64u;
+    for (var i = 0u; i < 4u * R; i += 1u) {
+        let row = m0 + i / 4u * 64u + ty * 4u + i % 4u;
+        for (var j = 0u; j < R; j += 1u) {
+            let col = n0 + j * 64u + tx * 4u;
+            let sums = acc[i * R + j];
+            let at = (slice * p.m + row) * p.n + col;
+//#if C_VEC
             if row < p.m && col < p.n {
-                let at = (slice * p.m + row) * p.n + col;
-                c[at] = epilogue(acc[i][j], at);
+                c[at / 4u] = vec4(epilogue(sums.x, at), epilogue(sums.y, at + 1u), epilogue(sums.z, at + 2u), epilogue(sums.w, at + 3u));
             }
+//#else
+            for (var e = 0u; e < 4u; e += 1u) {
+                if row < p.m && col + e < p.n {
+                    c[at + e] = epilogue(sums[e], at + e);
+                }
+            }
+//#endif
         }
     }
 }

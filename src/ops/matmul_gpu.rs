@@ -10,6 +10,56 @@ use crate::{DType, Result};
 /// The most rows (or columns) for which the skinny kernel is used.
 const SKINNY: usize = 4;
 
+/// The side of a tile of results; large products take tiles of twice that, with which each number that is read from workgroup memory is used
+/// eight times and not four: from there on the multipliers, not that memory, are the limit.
+const SIDE: usize = 64;
+
+/// Large tiles are used where there are so many that every multiprocessor of a large card (about 130) has work.
+const ENOUGH: usize = 128;
+
+/// The parts of the shader that depend on how many blocks of 4 × 4 results, `r` × `r`, an invocation holds.
+struct Blocks {
+    side: String,
+    depth: String,
+    stages: String,
+    accumulators: String,
+    multiply: String,
+    results: String,
+}
+
+impl Blocks {
+    fn new(r: usize, t: &str) -> Blocks {
+        // Both stages of both matrices fill the 16 KiB of workgroup memory that every device has.
+        let (side, depth) = (SIDE * r, 16 / r);
+        let all = || (0..4 * r).flat_map(move |row| (0..r).map(move |col| (row, col)));
+        let accumulators = all().map(|(i, j)| format!("    var acc_{i}_{j} = vec4<{t}>();\n")).collect();
+        let mut multiply = String::new();
+        for b in 0..r {
+            multiply += &format!("                let a_{b} = tile_a[at_a + {}u];\n", 16 * b);
+            multiply += &format!("                let b_{b} = tile_b[at_b + {}u];\n", 16 * b);
+        }
+        for (i, j) in all() {
+            let lane = ["x", "y", "z", "w"][i % 4];
+            multiply += &format!("                acc_{i}_{j} += a_{}.{lane} * b_{j};\n", i / 4);
+        }
+        let list: Vec<String> = all().map(|(i, j)| format!("acc_{i}_{j}")).collect();
+        let results = format!("array<vec4<{t}>, {}>({})", list.len(), list.join(", "));
+        let stages = (2 * depth * side / 4).to_string();
+        Blocks { side: side.to_string(), depth: depth.to_string(), stages, accumulators, multiply, results }
+    }
+
+    fn defines(&self) -> Vec<(&str, &str)> {
+        vec![
+            ("SIDE", &self.side),
+            ("BK", &self.depth),
+            ("STAGES", &self.stages),
+            ("ACCUMULATORS", &self.accumulators),
+            ("MULTIPLY", &self.multiply),
+            ("RESULTS", &self.results),
+        ]
+    }
+}
+
 /// A matrix operand as the shaders see it: sizes of axes of size 1 make no stride.
 #[derive(Clone)]
 struct Operand {
@@ -152,11 +202,19 @@ pub(super) fn kernel(ctx: &GpuCtx) -> Result<GpuKernel> {
         return Ok(GpuKernel { temps: Vec::new(), steps: vec![GpuStep::Dispatch(step)] });
     }
 
-    let (tiles_m, tiles_n) = (m.div_ceil(64), n.div_ceil(64));
-    let (parts, part) = parts(tiles_m * tiles_n * batches, k);
+    let tiles = |side: usize| (m.div_ceil(side), n.div_ceil(side));
+    let large = tiles(2 * SIDE);
+    let r = if large.0 * large.1 * batches >= ENOUGH && m.min(n) > SIDE { 2 } else { 1 };
+    let (tiles_m, tiles_n) = tiles(r * SIDE);
+    let (parts, part) = if r == 1 { parts(tiles_m * tiles_n * batches, k) } else { (1, k.next_multiple_of(16).max(16)) };
     let groups = tiles_m * tiles_n * batches * parts;
     let e = if parts == 1 { Text::new(ctx, 3)? } else { Text::none(t) };
-    let mut defines = vec![("T", t)];
+    let blocks = Blocks::new(r, t);
+    let mut defines = blocks.defines();
+    defines.push(("T", t));
+    if n.is_multiple_of(4) {
+        defines.push(("C_VEC", ""));
+    }
     let a_k = a.col == 1 || (k == 1 && a.row != 1);
     if a_k {
         defines.push(("A_K", ""));
@@ -198,7 +256,8 @@ mod tests {
 
     #[test]
     fn shaders_are_valid() {
-        for (m, k, n) in [(64, 64, 64), (65, 33, 7), (1, 100, 100), (100, 100, 2), (16, 5000, 16), (3, 1, 5), (300, 8, 4)] {
+        for (m, k, n) in [(64, 64, 64), (65, 33, 7), (1, 100, 100), (100, 100, 2), (16, 5000, 16), (3, 1, 5), (300, 8, 4), (1500, 8, 1500)]
+        {
             for (ta, tb) in [(false, false), (true, false), (false, true), (true, true)] {
                 for dtype in [DType::F32, DType::I32, DType::U32] {
                     let meta = |rows: usize, cols: usize, t: bool| {

@@ -147,3 +147,28 @@ fn wrong_products_are_errors() {
     assert!(z(&[1, 3, 4, 4]).try_conv2d(&z(&[2, 2, 3, 3]), None, Default::default()).is_err());
     assert!(z(&[1, 3, 2, 2]).try_conv2d(&z(&[2, 3, 3, 3]), None, Default::default()).is_err());
 }
+
+/// Enough tiles for the GPU's large ones (128 of 128 × 128), whole vec4s and not, each operand lying either way, with a tail and without.
+#[test]
+fn large_tiles_agree_with_the_cpu() -> fornax::Result<()> {
+    let Some(gpu) = gpu() else { return Ok(()) };
+    let cpu = Device::cpu();
+    for (k, n) in [(20, 132), (21, 129)] {
+        for (ta, tb) in [(false, false), (true, false), (false, true), (true, true)] {
+            let draw =
+                |rows: usize, cols: usize, t: bool| Tensor::uniform(if t { [33, cols, rows] } else { [33, rows, cols] }, -1.0, 1.0, cpu);
+            let (a, b, c) = (draw(130, k, ta), draw(k, n, tb), Tensor::uniform(n, -1.0, 1.0, cpu));
+            let run = |d: Device| -> fornax::Result<(Vec<f32>, Vec<f32>)> {
+                let lie = |x: &Tensor, t: bool| if t { x.try_to(d)?.try_transpose(1, 2) } else { x.try_to(d) };
+                let y = lie(&a, ta)?.try_matmul(&lie(&b, tb)?)?;
+                let tail = lie(&a, ta)?.try_matmul(&lie(&b, tb)?)?.try_add(c.try_to(d)?)?.try_relu()?;
+                Ok((y.to_vec()?, tail.to_vec()?))
+            };
+            let (want, got) = (run(cpu)?, run(gpu)?);
+            for (w, g) in want.0.iter().chain(&want.1).zip(got.0.iter().chain(&got.1)) {
+                assert!((w - g).abs() <= 2e-5, "{w} {g}, k {k}, n {n}, transposed {ta} {tb}");
+            }
+        }
+    }
+    Ok(())
+}
