@@ -1,7 +1,7 @@
 // Cross-entropy from logits for label ids: row r is one position, its classes lie as in softmax.wgsl. Writes the loss, the weight by which
 // a mean divides (0 for an ignored position) and the log-sum-exp.
 
-struct Params { rows: u32, n: u32, inner: u32, ignore: i32, smoothing: f32 }
+struct Params { rows: u32, n: u32, inner: u32, ignore: i32, smoothing: f32, fault: u32 }
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read> targets: array<i32>;
@@ -75,7 +75,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) num: vec
     var w = 0.0;
     if label != p.ignore {
         if label < 0 || u32(label) >= p.n {
-            atomicMax(&fault[0], 1u);
+            atomicMax(&fault[0], p.fault);
         } else {
             w = 1.0;
 //#if WEIGHT

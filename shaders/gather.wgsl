@@ -1,5 +1,5 @@
 // dst[o, k, c] = src[o, index[o, k, c], c]; src has `size` steps on the axis, dst and index have `count`.
-struct Params { n: u32, count: u32, size: u32, inner: u32 }
+struct Params { n: u32, count: u32, size: u32, inner: u32, fault: u32 }
 
 @group(0) @binding(0) var<storage, read> src: array<u32>;
 @group(0) @binding(1) var<storage, read> index: array<i32>;
@@ -16,7 +16,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) num: vec
     let j = index[i];
     var v = 0u;
     if (j < 0 || u32(j) >= p.size) {
-        atomicStore(&fault[0], 1u);
+        atomicMax(&fault[0], p.fault);
     } else {
         v = src[(o * p.size + u32(j)) * p.inner + c];
     }

@@ -1,6 +1,6 @@
 // dst[o, index - start, c] (+)= src[o, k, c] for k in order. An invocation has a line (o, c), or with ELEMENT one element of it: then no
 // place is named twice. dst holds the `size` steps from `start` on of an axis of `total`.
-struct Params { n: u32, count: u32, size: u32, inner: u32, start: u32, total: u32 }
+struct Params { n: u32, count: u32, size: u32, inner: u32, start: u32, total: u32, fault: u32 }
 
 @group(0) @binding(0) var<storage, read> index: array<i32>;
 @group(0) @binding(1) var<storage, read> src: array<{{T}}>;
@@ -16,7 +16,7 @@ fn put(o: u32, k: u32, c: u32) {
     let j = index[e];
     //#endif
     if (j < 0 || u32(j) >= p.total) {
-        atomicStore(&fault[0], 1u);
+        atomicMax(&fault[0], p.fault);
         return;
     }
     // Below the start this wraps to a large number.

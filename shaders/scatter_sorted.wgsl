@@ -1,6 +1,6 @@
 // dst[o, index - start, c] (+)= src[o, order[k], c] for an index that is sorted along k. The first invocation of a run of equal indices
 // does the whole run, in its order; the others leave.
-struct Params { n: u32, count: u32, size: u32, inner: u32, start: u32, total: u32 }
+struct Params { n: u32, count: u32, size: u32, inner: u32, start: u32, total: u32, fault: u32 }
 
 @group(0) @binding(0) var<storage, read> index: array<i32>;
 @group(0) @binding(1) var<storage, read> order: array<i32>;
@@ -27,7 +27,7 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) num: vec
     let j = index[place(o, first, c)];
     if (first > 0u && index[place(o, max(first, 1u) - 1u, c)] == j) { return; }
     if (j < 0 || u32(j) >= p.total) {
-        atomicStore(&fault[0], 1u);
+        atomicMax(&fault[0], p.fault);
         return;
     }
     // Below the start this wraps to a large number.

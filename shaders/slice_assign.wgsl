@@ -1,5 +1,6 @@
-// Writes a block into a tensor: an invocation writes one word. An axis is (size of the block, stride of the tensor, start, 0).
-struct Params { n: u32, a: u32, b: u32, c: u32, axes: array<vec4<u32>, {{RANK}}> }
+// Writes a block into a tensor: an invocation writes one word. An axis is (size of the block, stride of the tensor, start,
+// first place of a part of the tensor); what lies outside of the part is left out.
+struct Params { n: u32, size0: u32, b: u32, c: u32, axes: array<vec4<u32>, {{RANK}}> }
 
 @group(0) @binding(0) var<storage, read> src: array<u32>;
 @group(0) @binding(1) var<storage, read_write> dst: array<u32>;
@@ -13,7 +14,15 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) num: vec
     var at = 0u;
     for (var k = {{RANK}}u; k > 0u; k--) {
         let a = p.axes[k - 1u];
+//#if PART
+        let c = rest % a.x + a.z - a.w;
+        var size = p.size0;
+        if (k > 1u) { size = p.axes[k - 2u].y / max(a.y, 1u); }
+        if (c >= size) { return; }
+        at += c * a.y;
+//#else
         at += (rest % a.x + a.z) * a.y;
+//#endif
         rest /= a.x;
     }
     dst[at] = src[i];

@@ -13,6 +13,7 @@ use std::sync::Arc;
 thread_local! {
     static SPLITTING: Cell<bool> = const { Cell::new(false) };
     static SPLITS: Cell<usize> = const { Cell::new(0) };
+    static PARTED: Cell<usize> = const { Cell::new(0) };
     static WATCHING: Cell<bool> = const { Cell::new(false) };
     static WATCHED: RefCell<BTreeSet<&'static str>> = const { RefCell::new(BTreeSet::new()) };
 }
@@ -23,6 +24,21 @@ pub fn with_fuse<T>(on: bool, f: impl FnOnce() -> T) -> T {
     let out = f();
     crate::graph::flush::set_fuse(true);
     out
+}
+
+/// Runs `f` as if the GPU bound at most `binding` bytes at once, and ran at most `work` operations in a dispatch or a submit, for this thread;
+/// and says how many kernels were planned in parts.
+pub fn with_gpu_limits<T>(binding: u64, work: u64, f: impl FnOnce() -> T) -> (T, usize) {
+    PARTED.set(0);
+    crate::graph::flush::set_limits(Some((binding, work)));
+    let out = f();
+    crate::graph::flush::set_limits(None);
+    (out, PARTED.get())
+}
+
+/// Notes that a kernel is planned in parts.
+pub(crate) fn parted() {
+    PARTED.set(PARTED.get() + 1);
 }
 
 /// Runs `f` with laziness on or off for this thread: off runs each op when it is called.
@@ -118,6 +134,7 @@ pub fn profiles() -> Vec<Profile> {
                     max_binding: if large { (1 << 31) - 256 } else { Caps::PORTABLE.max_binding },
                     max_buffer: if large { (1 << 31) - 256 } else { Caps::PORTABLE.max_buffer },
                     offset_alignment: if large { 32 } else { Caps::PORTABLE.offset_alignment },
+                    max_work: if large { 8 * Caps::PORTABLE.max_work } else { Caps::PORTABLE.max_work },
                 };
                 found.push(Profile { caps, f16, subgroups: caps.subgroups, float_atomics });
             }

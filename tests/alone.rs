@@ -6,6 +6,9 @@ use fornax::{Device, Error, PadMode, Result, Tensor, stats};
 fn faults_and_donations() -> Result<()> {
     bad_indices_are_errors_of_the_read()?;
     faults_are_cleared();
+    faults_name_their_op()?;
+    a_step_tells_of_a_fault()?;
+    long_work_makes_more_submits()?;
     a_cache_grows_in_place()
 }
 
@@ -38,6 +41,78 @@ fn faults_are_cleared() {
         let y = x.try_index(fornax::s![&Tensor::from_vec(vec![-4], 1, device).unwrap()]).unwrap();
         assert!(matches!(y.to_vec::<f32>(), Err(fornax::Error::Index { .. })), "{device}");
     }
+}
+
+/// The message names the op, the range and the shapes; of several faults the op that was planned first is told.
+fn faults_name_their_op() -> Result<()> {
+    for device in [Device::cpu()].into_iter().chain(Device::gpu(0)) {
+        let x = Tensor::ones([5, 3], device).try_mul(2.0)?;
+        let i = Tensor::from_vec(vec![1, 5], 2, device)?;
+        let table = i.try_reshape([2, 1])?.try_expand([2, 3])?;
+        let told = |t: Tensor| match t.to_vec::<f32>() {
+            Err(Error::Index { op, message }) => (op, message),
+            other => panic!("{other:?}"),
+        };
+        let (op, message) = told(x.try_index_select(0, &i)?);
+        assert!(op == "index_select" && message.contains("0..5") && message.contains("[5, 3]"), "{op}: {message}");
+        let (op, message) = told(x.try_gather(0, &table)?);
+        assert!(op == "gather" && message.contains("0..5"), "{op}: {message}");
+        let (op, message) = told(x.try_scatter_add(0, &table, &x.try_narrow(0, 0, 2)?)?);
+        assert!(op == "scatter" && message.contains("0..5"), "{op}: {message}");
+        let (op, message) = told(x.try_narrow(0, 0, 2)?.try_cross_entropy(&i, &Default::default())?);
+        assert!(op == "cross_entropy" && message.contains("0..3"), "{op}: {message}");
+        // Two in one flush.
+        let first = x.try_gather(0, &table)?;
+        let (op, _) = told(first.try_add(x.try_index_select(0, &i)?)?);
+        assert!(op == if device.is_gpu() { "index_select" } else { "gather" }, "{op}");
+        assert_eq!(x.to_vec::<f32>()?, [2.0; 15], "said once");
+    }
+    Ok(())
+}
+
+/// A training step with a bad index: an error of the step on the CPU, of the next read on a GPU.
+fn a_step_tells_of_a_fault() -> Result<()> {
+    use fornax::nn::Param;
+    use fornax::optim::{Optimizer, SGD};
+    for device in [Device::cpu()].into_iter().chain(Device::gpu(0)) {
+        let w = Param::new(Tensor::ones([4, 2], device));
+        let mut sgd = SGD::new([w.clone()], 0.1);
+        let ids = Tensor::from_vec(vec![0, 9], 2, device)?;
+        let grads = w.get().try_embedding(&ids)?.try_sum(())?.backward()?;
+        let step = sgd.step(grads);
+        let told = if device.is_gpu() { step.and_then(|()| w.value().to_vec::<f32>().map(drop)) } else { step };
+        assert!(matches!(&told, Err(Error::Index { .. })), "{device}: {told:?}");
+        // The good index counted all the same.
+        assert_eq!(w.value().to_vec::<f32>()?, [0.9, 0.9, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]);
+    }
+    Ok(())
+}
+
+/// A lowered bound on the work of a dispatch and of a submit makes more of both, and no other values.
+fn long_work_makes_more_submits() -> Result<()> {
+    let Ok(device) = Device::gpu(0) else { return Ok(()) };
+    let build = || -> Result<Vec<f32>> {
+        let ramp = |n: usize| Tensor::arange(0, n as i64, 1, device).try_mul(1.0 / n as f64);
+        let a = ramp(192 * 80)?.try_reshape([192, 80])?;
+        let b = ramp(80 * 96)?.try_reshape([80, 96])?;
+        let y = a.try_matmul(&b)?;
+        y.try_exp()?.try_sum(1)?.try_add(y.try_sum(0)?.try_sum(())?)?.to_vec()
+    };
+    let counted = |f: &dyn Fn() -> Result<Vec<f32>>| -> Result<(Vec<f32>, u64, u64)> {
+        let before = stats();
+        let v = f()?;
+        let after = stats().since(&before);
+        Ok((v, after.dispatches, after.submits))
+    };
+    let (want, dispatches, submits) = counted(&build)?;
+    // The product is 2 · 192 · 80 · 96 = 2.9 million operations.
+    let (split, parts) = fornax::testing::with_gpu_limits(1 << 20, 400_000, || counted(&build));
+    let (got, more, submitted) = split?;
+    assert!(parts > 0 && more >= dispatches + 7 && submitted >= submits + 7, "{parts} {dispatches} {more} {submits} {submitted}");
+    for (g, w) in got.iter().zip(&want) {
+        assert!((g - w).abs() <= 1e-5 * w.abs(), "{g} {w}");
+    }
+    Ok(())
 }
 
 fn a_cache_grows_in_place() -> Result<()> {

@@ -3,6 +3,20 @@
 pub(crate) mod cpu;
 #[cfg(feature = "wgpu")]
 pub(crate) mod gpu;
+pub(crate) mod profile;
+
+/// An index of an index tensor that was out of range: the op that met it, and what to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub op: &'static str,
+    pub message: String,
+}
+
+impl Fault {
+    pub fn error(self) -> crate::Error {
+        crate::Error::Index { op: self.op, message: self.message }
+    }
+}
 
 /// The memory of a tensor.
 pub(crate) enum Storage {

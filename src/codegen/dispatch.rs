@@ -13,7 +13,8 @@ pub(crate) enum Slot {
     Temp(usize),
     /// A buffer of the plan, by its index (generated kernels and epilogue operands).
     Buffer(usize),
-    /// The device's fault word: `atomic<u32>`, read and write. A kernel that meets an index out of range stores a nonzero word.
+    /// The device's fault word: `atomic<u32>`, read and write. A kernel that meets an index out of range does `atomicMax` with its
+    /// [`Param::Fault`].
     Fault,
 }
 
@@ -29,6 +30,8 @@ pub(crate) struct Binding {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Param {
     Word(u32),
+    /// The word that stands for this step's op in the fault word. Of two ops that fault, the one with the larger word is told.
+    Fault,
     /// Scalar `index` of the op itself, as a word of this compute dtype, filled in at each replay.
     Scalar {
         index: usize,
@@ -89,6 +92,47 @@ pub(crate) enum GpuStep {
     Zero(Slot),
 }
 
+/// The part of a buffer that a binding shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Window {
+    /// Its first byte: a multiple of [`Caps::offset_alignment`].
+    pub from: u64,
+    /// Its length; 0 for all up to the end of the buffer.
+    pub bytes: u64,
+}
+
+impl Window {
+    /// The smallest window that shows both.
+    pub fn with(&self, other: &Window) -> Window {
+        let from = self.from.min(other.from);
+        Window { from, bytes: (self.from + self.bytes).max(other.from + other.bytes) - from }
+    }
+}
+
+impl crate::layout::Layout {
+    /// The window that shows all elements, of `size` bytes each.
+    pub fn window(&self, size: usize, caps: &Caps) -> Window {
+        let span = |negative: bool| -> isize {
+            let part = |(&d, &s): (&usize, &isize)| if (s < 0) == negative { (d as isize - 1) * s } else { 0 };
+            self.shape.iter().zip(&self.strides).map(part).sum()
+        };
+        if self.numel() == 0 {
+            return Window { from: 0, bytes: 16 };
+        }
+        let (low, high) = (self.offset as isize + span(true), self.offset as isize + span(false) + 1);
+        let from = (low as usize * size / caps.alignment() * caps.alignment()) as u64;
+        Window { from, bytes: ((high as usize * size) as u64 - from).next_multiple_of(16) }
+    }
+}
+
+/// A step with the windows of its bindings (of what it clears, for `Zero`); a window that is missing shows the whole buffer.
+#[derive(Clone, Debug)]
+pub(crate) struct Placed {
+    pub step: GpuStep,
+    #[cfg_attr(not(feature = "wgpu"), allow(dead_code))]
+    pub windows: Vec<Window>,
+}
+
 /// What an op does on the GPU.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct GpuKernel {
@@ -115,9 +159,25 @@ pub(crate) struct Caps {
     pub max_buffer: u64,
     /// Alignment in bytes of a storage binding's offset.
     pub offset_alignment: u32,
+    /// The most work of a dispatch, and of a submit, as [`work`] counts it.
+    pub max_work: u64,
 }
 
+/// An estimate of a dispatch's time, in operations: a byte that is bound counts as four. A slow integrated GPU does some 50 billion of them a
+/// second with kernels like ours (50 GFLOP/s, 12 GB/s).
+pub(crate) fn work(flops: u64, bytes: u64) -> u64 {
+    flops.max(bytes.saturating_mul(4))
+}
+
+/// Half a second of work on a slow integrated GPU. A watchdog resets the device after about two.
+pub(crate) const WORK: u64 = 25_000_000_000;
+
 impl Caps {
+    /// The alignment in bytes of a window.
+    pub fn alignment(&self) -> usize {
+        self.offset_alignment.max(16) as usize
+    }
+
     /// WebGPU's defaults: what every adapter has.
     pub const PORTABLE: Caps = Caps {
         subgroups: false,
@@ -132,6 +192,7 @@ impl Caps {
         max_binding: 128 << 20,
         max_buffer: 256 << 20,
         offset_alignment: 256,
+        max_work: WORK,
     };
 }
 

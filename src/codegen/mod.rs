@@ -9,6 +9,7 @@ pub(crate) mod wgsl_epilogue;
 pub(crate) mod wgsl_fused;
 pub(crate) mod wgsl_program;
 pub(crate) mod wgsl_reduce;
+mod wgsl_reduce_parts;
 #[cfg(all(test, feature = "wgpu"))]
 mod wgsl_table_tests;
 #[cfg(test)]

@@ -72,6 +72,11 @@ pub(crate) struct Program {
 }
 
 impl Program {
+    /// Operations on an element.
+    pub fn flops(&self) -> u64 {
+        self.instrs.iter().filter(|i| matches!(i, Instr::Apply { .. })).count() as u64
+    }
+
     pub fn push(&mut self, instr: Instr) -> Reg {
         self.instrs.push(instr);
         (self.instrs.len() - 1) as Reg

@@ -3,7 +3,7 @@
 //! An invocation computes four neighbouring elements, so that packed dtypes own whole words. The text depends on rank, dtypes, classes of
 //! strides and alignment; sizes, strides and offsets are parameters.
 
-use super::dispatch::{Caps, Dispatch, Slot, grid};
+use super::dispatch::{Caps, Dispatch, GpuStep, Placed, Slot, Window, grid, work};
 use super::kernel::{Fused, Operand, collapse};
 use super::wgsl_program::{Access, Builder, Walk, failed, label};
 use crate::{Result, Shape};
@@ -18,19 +18,20 @@ const TILE: usize = GROUP * 4;
 ///
 /// # Errors
 /// `Error::Kernel` for dtypes or functions that the GPU does not have.
+#[cfg(test)]
 pub(crate) fn fused(k: &Fused, caps: &Caps) -> Result<Dispatch> {
-    let mut pieces = fused_pieces(k, caps)?;
-    if pieces.len() != 1 || pieces[0].1.iter().any(|&o| o != 0) {
-        return Err(failed(format!("a buffer exceeds the largest binding, {} bytes", caps.max_binding)));
+    match fused_pieces(k, caps)?.map(|mut pieces| (pieces.len(), pieces.remove(0).step)) {
+        Some((1, GpuStep::Dispatch(d))) => Ok(d),
+        _ => Err(failed(format!("a buffer exceeds the largest binding, {} bytes", caps.max_binding))),
     }
-    Ok(pieces.remove(0).0)
 }
 
-/// The dispatches of a fused kernel with the byte offset of each binding: several where a buffer exceeds the largest binding.
+/// The dispatches of a fused kernel: several, for ranges of the output, where a buffer exceeds the largest binding or the work is long. `None`
+/// where even a small range needs more of an input than fits into a binding.
 ///
 /// # Errors
-/// As [`fused`], and where even a small part of the output needs more of an input than fits into a binding.
-pub(crate) fn fused_pieces(k: &Fused, caps: &Caps) -> Result<Vec<(Dispatch, Vec<u64>)>> {
+/// `Error::Kernel` for dtypes or functions that the GPU does not have.
+pub(crate) fn fused_pieces(k: &Fused, caps: &Caps) -> Result<Option<Vec<Placed>>> {
     let (mut shape, mut operands) = (k.shape.clone(), k.operands.clone());
     collapse(&mut shape, None, &mut operands);
     let n = shape.numel();
@@ -38,31 +39,37 @@ pub(crate) fn fused_pieces(k: &Fused, caps: &Caps) -> Result<Vec<(Dispatch, Vec<
         return Err(failed(format!("{n} elements: a kernel handles at most 2^32")));
     }
     let fits = |r: &Range<usize>| windows(k, &shape, &operands, r, caps).is_some();
+    // The work of an element, and how many are enough for a dispatch.
+    let bytes: usize = operands.iter().filter(|o| o.buffer.is_some()).map(|o| o.dtype.gpu_size()).sum();
+    let stored: usize = k.program.stores.iter().map(|s| s.1.gpu_size()).sum();
+    let enough = caps.max_work / work(k.program.instrs.len() as u64, (bytes + stored) as u64).max(1);
     let mut step = n.max(1);
-    while !fits(&(0..step.min(n))) && step > TILE {
+    while (step as u64 > enough || !fits(&(0..step.min(n)))) && step > TILE {
         step = (step / 2).next_multiple_of(TILE);
     }
     let mut pieces = Vec::new();
     let mut start = 0;
     loop {
         let mut end = (start + step).min(n);
-        while !fits(&(start..end)) {
+        let bases = loop {
+            if let Some(bases) = windows(k, &shape, &operands, &(start..end), caps) {
+                break bases;
+            }
             if end - start <= TILE {
-                return Err(failed(format!("an input's part exceeds the largest binding, {} bytes", caps.max_binding)));
+                return Ok(None);
             }
             end = start + ((end - start) / 2).next_multiple_of(TILE);
-        }
-        let Some(bases) = windows(k, &shape, &operands, &(start..end), caps) else { continue };
+        };
         pieces.push(piece(k, &shape, &operands, start..end, &bases)?);
         start = end;
         if start >= n {
-            return Ok(pieces);
+            return Ok(Some(pieces));
         }
     }
 }
 
-/// The first byte that each buffer's binding must show for a range of the output, by buffer; `None` where one would be too long.
-fn windows(k: &Fused, shape: &Shape, operands: &[Operand], range: &Range<usize>, caps: &Caps) -> Option<Vec<(usize, u64)>> {
+/// What each buffer's binding must show for a range of the output, by buffer; `None` where one would be too long.
+fn windows(k: &Fused, shape: &Shape, operands: &[Operand], range: &Range<usize>, caps: &Caps) -> Option<Vec<(usize, Window)>> {
     let mut spans: Vec<(usize, u64, u64)> = Vec::new();
     let mut add = |buffer: usize, from: usize, to: usize, size: usize| {
         let (from, to) = (from as u64 * size as u64, (to as u64 * size as u64).next_multiple_of(16));
@@ -87,7 +94,7 @@ fn windows(k: &Fused, shape: &Shape, operands: &[Operand], range: &Range<usize>,
         .map(|(b, from, to)| {
             // An output's first element is at the start of its window, because the kernel indexes it from there.
             let base = if to <= caps.max_binding && !(written(b) && from > 0) { 0 } else { from / align * align };
-            (to - base <= caps.max_binding).then_some((b, base))
+            (to - base <= caps.max_binding).then_some((b, Window { from: base, bytes: (to - base).max(16) }))
         })
         .collect()
 }
@@ -113,8 +120,8 @@ fn reach(shape: &Shape, o: &Operand, range: &Range<usize>) -> (usize, usize) {
 }
 
 /// One dispatch, for a range of the output.
-fn piece(k: &Fused, shape: &Shape, operands: &[Operand], range: Range<usize>, bases: &[(usize, u64)]) -> Result<(Dispatch, Vec<u64>)> {
-    let base_of = |buffer: usize| bases.iter().find(|(b, _)| *b == buffer).map_or(0, |(_, base)| *base);
+fn piece(k: &Fused, shape: &Shape, operands: &[Operand], range: Range<usize>, bases: &[(usize, Window)]) -> Result<Placed> {
+    let window_of = |buffer: usize| bases.iter().find(|(b, _)| *b == buffer).map_or(Window::default(), |(_, w)| *w);
     let rank = shape.rank();
     let count = range.len();
     for o in operands.iter().filter(|o| o.buffer.is_some_and(|b| k.outputs.contains(&b))) {
@@ -128,7 +135,7 @@ fn piece(k: &Fused, shape: &Shape, operands: &[Operand], range: Range<usize>, ba
     let end = b.field("end", "u32", count);
     let start = b.field("start", "u32", range.start);
     let quads = shape[rank - 1].is_multiple_of(4);
-    let base = |o: &Operand| o.buffer.map_or(0, |x| (base_of(x) / o.dtype.gpu_size() as u64) as usize);
+    let base = |o: &Operand| o.buffer.map_or(0, |x| (window_of(x).from / o.dtype.gpu_size() as u64) as usize);
     let accesses = b.accesses(&k.program, shape, operands, &base, range.start, true, quads)?;
     let mut outputs = Vec::new();
     for (&buffer, &(_, dtype)) in k.outputs.iter().zip(&k.program.stores) {
@@ -184,16 +191,16 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) num: vec
         b.fields,
         b.declarations()
     );
-    let offsets = b.bindings.iter().map(|x| if let Slot::Buffer(i) = x.slot { base_of(i) } else { 0 }).collect();
+    let windows = b.bindings.iter().map(|x| if let Slot::Buffer(i) = x.slot { window_of(i) } else { Window::default() }).collect();
     let dispatch = Dispatch {
         label: label("fused", &k.program),
         source: source.into(),
         bindings: b.bindings,
         params: b.params,
         groups: grid(count.div_ceil(TILE)),
-        flops: 0,
+        flops: count as u64 * k.program.flops(),
     };
-    Ok((dispatch, offsets))
+    Ok(Placed { step: GpuStep::Dispatch(dispatch), windows })
 }
 
 /// Declares the coordinates `c0`, `c1`, … of a linear index; `sizes` are those of dimensions 1 and up.

@@ -24,7 +24,7 @@ pub(super) fn failed(message: String) -> Error {
 }
 
 /// A name for the profiler: what the kernel is and the functions it applies. Kept for the process's life, once for each name.
-pub(super) fn label(what: &str, program: &Program) -> &'static str {
+pub(crate) fn label(what: &str, program: &Program) -> &'static str {
     const MOST: usize = 8;
     static KNOWN: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
     let mut name = what.to_string();

@@ -5,12 +5,13 @@
 //! where it is kept, the outputs are (columns): either way neighbours read neighbours. Few outputs of many elements take two stages, with
 //! the partial results in a temporary. All of it depends on the shape alone, so results do too.
 
-use super::dispatch::{Caps, Dispatch, GpuKernel, GpuStep, Param, Slot, grid};
+use super::dispatch::{Caps, Dispatch, GpuStep, Param, Placed, Slot, Window, grid};
 use super::kernel::{Fused, FusedReduce, Operand, ReduceKind, ScalarRef, collapse};
 use super::program::{Instr, Program};
-use super::wgsl_fused::{fused, load_inner};
+use super::wgsl_fused::{fused_pieces, load_inner};
 use super::wgsl_program::{Access, Builder, cast, failed, label, to_word, type_of};
-use crate::layout::row_major;
+use super::wgsl_reduce_parts::{Region, regions};
+use crate::layout::{Layout, row_major};
 use crate::{DType, Result, Shape};
 use smallvec::smallvec;
 use std::fmt::Write;
@@ -22,23 +23,15 @@ const ENOUGH: usize = 1 << 16;
 const LEAST: usize = 16;
 const MAX_PARTS: usize = 256;
 
-/// The steps of a reduction.
+/// The steps of a reduction, and the sizes in bytes of its temporaries. Where an operand exceeds the largest binding (or the work is long),
+/// several dispatches reduce parts of it: kept dimensions are cut where that helps, else partial results of ranges of the outermost reduced
+/// dimension are joined.
 ///
 /// # Errors
-/// `Error::Kernel` for dtypes or functions that the GPU does not have, and for operands past the largest binding.
-pub(crate) fn reduce(k: &FusedReduce, caps: &Caps) -> Result<GpuKernel> {
+/// `Error::Kernel` for dtypes or functions that the GPU does not have, and for operands whose parts cannot be bound.
+pub(crate) fn reduce(k: &FusedReduce, caps: &Caps) -> Result<(Vec<Placed>, Vec<usize>)> {
     let (mut shape, mut reduced, mut operands) = (k.shape.clone(), k.reduced.clone(), k.operands.clone());
     collapse(&mut shape, Some(&mut reduced), &mut operands);
-    for o in &operands {
-        let layout = crate::layout::Layout { shape: shape.clone(), strides: o.strides.clone(), offset: o.offset };
-        let bytes = (layout.end() * o.dtype.gpu_size()) as u64;
-        if o.buffer.is_some() && bytes > caps.max_binding {
-            return Err(failed(format!("a reduction over {bytes} bytes: the largest binding is {}", caps.max_binding)));
-        }
-    }
-    if shape.numel() > u32::MAX as usize / 2 {
-        return Err(failed(format!("a reduction over {} elements: at most 2^31", shape.numel())));
-    }
     let &[(_, stored)] = &k.program.stores[..] else { return Err(failed("a reduction has one store".into())) };
     // What is accumulated: the elements' own type, but f32 for a mean, and words for truth values.
     let acc = match k.kind {
@@ -47,53 +40,105 @@ pub(crate) fn reduce(k: &FusedReduce, caps: &Caps) -> Result<GpuKernel> {
         _ if stored.compute() == DType::Bool || stored == DType::U8 => DType::U32,
         _ => stored.compute(),
     };
+    let kept = |shape: &Shape| -> usize { shape.iter().zip(&reduced).filter(|(_, r)| !**r).map(|(d, _)| d).product() };
     let total: usize = shape.iter().zip(&reduced).filter(|(_, r)| **r).map(|(d, _)| d).product();
-    let outputs: usize = shape.iter().zip(&reduced).filter(|(_, r)| !**r).map(|(d, _)| d).product();
+    let all = kept(&shape);
     let arg = matches!(k.kind, ReduceKind::ArgMax | ReduceKind::ArgMin);
     let result = if arg { DType::I32 } else { acc };
     let packed = k.out_dtype.gpu_size() < 4;
-    let mut kernel = GpuKernel::default();
-    let split = Split::new(&shape, &reduced, outputs, total);
-    let first = Stage { kind: k.kind, acc, stored, total, shape: &shape, reduced: &reduced, partial: false, split };
-    let unpacked = (split.parts > 1) as usize * (1 + arg as usize);
-    let to = match packed {
-        true => Target::Temp(unpacked, result),
-        false => Target::Buffer(k.output, k.out_dtype),
-    };
-    if split.parts == 1 {
-        kernel.steps.push(first.step(&k.program, &operands, &k.scalars, to)?);
-    } else {
-        kernel.temps = vec![outputs * split.parts * 4; unpacked];
-        kernel.steps.push(first.step(&k.program, &operands, &k.scalars, Target::Partials)?);
-        let (shape, reduced) = match split.columns {
-            true => (Shape::from([split.parts, outputs]), [true, false]),
-            false => (Shape::from([outputs, split.parts]), [false, true]),
+    let (mut steps, mut temps) = (Vec::new(), Vec::new());
+    let regions = regions(&shape, &reduced, &operands, caps)?;
+    // The temporaries of partial results are shared by the regions; words for a packed output come after them.
+    let unpacked = 1 + arg as usize;
+    let mut partial_bytes = 0;
+    for Region { shape, operands, first, ranges } in &regions {
+        let outputs = kept(shape);
+        let to = match packed {
+            true => Target::Temp(unpacked, result),
+            false => Target::Buffer(k.output, k.out_dtype),
+        };
+        let stage = |shape, partial, split, base| Stage {
+            kind: k.kind,
+            acc,
+            stored: if partial { acc } else { stored },
+            total,
+            shape,
+            reduced: &reduced,
+            partial,
+            split,
+            base,
+            caps,
+        };
+        if shape.numel() > u32::MAX as usize / 2 {
+            return Err(failed(format!("a reduction over {} elements: at most 2^31", shape.numel())));
+        }
+        let count = |shape: &Shape| -> usize { shape.iter().zip(&reduced).filter(|(_, r)| **r).map(|(d, _)| d).product() };
+        let split = Split::new(shape, &reduced, outputs, count(shape));
+        if ranges.len() == 1 && split.parts == 1 {
+            steps.push(stage(shape, false, split, *first).step(&k.program, operands, &k.scalars, to)?);
+            continue;
+        }
+        // Each range of the reduced dimensions leaves some partial results an output; a single one keeps the order of its kind.
+        let parts: Vec<(&Shape, Split, &Vec<Operand>, usize)> = match ranges.len() {
+            1 => vec![(shape, split, operands, 0)],
+            _ => ranges
+                .iter()
+                .map(|r| (&r.shape, Split::new(&r.shape, &reduced, outputs, count(&r.shape)), &r.operands, r.position))
+                .collect(),
+        };
+        let columns = ranges.len() > 1 || split.columns;
+        let all_parts: usize = parts.iter().map(|p| p.1.parts).sum();
+        partial_bytes = partial_bytes.max(outputs * all_parts * 4);
+        let mut at = 0;
+        for (shape, split, operands, position) in parts {
+            let to = Target::Partials { columns, first: at * outputs, position };
+            steps.push(stage(shape, false, split, 0).step(&k.program, operands, &k.scalars, to)?);
+            at += split.parts;
+        }
+        let (shape, reduced) = match columns {
+            true => (Shape::from([all_parts, outputs]), [true, false]),
+            false => (Shape::from([outputs, all_parts]), [false, true]),
         };
         let program = Program { instrs: vec![Instr::Load(0)], scalars: Vec::new(), stores: vec![(0, acc)] };
         let operand = Operand { buffer: Some(0), dtype: acc, strides: row_major(&shape), offset: 0 };
-        let split = Split { parts: 1, span: split.parts, ..Split::new(&shape, &reduced, outputs, split.parts) };
-        let second = Stage { kind: k.kind, acc, stored: acc, total, shape: &shape, reduced: &reduced, partial: true, split };
-        kernel.steps.push(second.step(&program, &[operand], &[], to)?);
+        let split = Split { parts: 1, span: all_parts, ..Split::new(&shape, &reduced, outputs, all_parts) };
+        let second = Stage { reduced: &reduced, ..stage(&shape, true, split, *first) };
+        steps.push(second.step(&program, &[operand], &[], to)?);
+    }
+    if partial_bytes > 0 || packed {
+        temps = vec![partial_bytes; unpacked];
     }
     if packed {
-        kernel.temps.push(outputs * 4);
-        kernel.steps.push(pack(outputs, unpacked, result, k.output, k.out_dtype, caps)?);
+        temps.push(all * 4);
+        steps.extend(pack(all, unpacked, result, k.output, k.out_dtype, caps)?);
     }
-    Ok(kernel)
+    if temps.iter().any(|&t| t as u64 > caps.max_binding) {
+        let most = temps.iter().max().copied().unwrap_or(0);
+        return Err(failed(format!(
+            "the partial results of {all} outputs take {most} bytes: this device binds at most {}",
+            caps.max_binding
+        )));
+    }
+    Ok((steps, temps))
 }
 
-/// The step from a temporary of words to a packed output.
-fn pack(n: usize, temp: usize, from: DType, output: usize, to: DType, caps: &Caps) -> Result<GpuStep> {
+/// The steps from a temporary of words to a packed output.
+fn pack(n: usize, temp: usize, from: DType, output: usize, to: DType, caps: &Caps) -> Result<Vec<Placed>> {
     let mut program = Program::default();
     let value = program.push(Instr::Load(0));
     let value = program.push(Instr::Cast { arg: value, from, to });
     program.stores = vec![(value, to)];
     let operands = vec![Operand { buffer: Some(0), dtype: from, strides: smallvec![1], offset: 0 }];
-    let mut d = fused(&Fused { shape: n.into(), program, operands, scalars: Vec::new(), outputs: vec![1] }, caps)?;
-    for b in &mut d.bindings {
-        b.slot = if b.slot == Slot::Buffer(0) { Slot::Temp(temp) } else { Slot::Buffer(output) };
+    let k = Fused { shape: n.into(), program, operands, scalars: Vec::new(), outputs: vec![1] };
+    let mut steps = fused_pieces(&k, caps)?.unwrap_or_default();
+    for placed in &mut steps {
+        if let GpuStep::Dispatch(d) = &mut placed.step {
+            for b in &mut d.bindings {
+                b.slot = if b.slot == Slot::Buffer(0) { Slot::Temp(temp) } else { Slot::Buffer(output) };
+            }
+        }
     }
-    Ok(GpuStep::Dispatch(d))
+    Ok(steps)
 }
 
 /// How the work is divided.
@@ -141,8 +186,13 @@ impl Split {
 /// Where a stage writes.
 #[derive(Clone, Copy)]
 enum Target {
-    /// Temporary 0, and 1 for the positions of an arg form.
-    Partials,
+    /// Temporary 0, and 1 for the positions of an arg form; part by part (`columns`) or output by output, from element `first` on. The
+    /// positions count from `position`.
+    Partials {
+        columns: bool,
+        first: usize,
+        position: usize,
+    },
     /// A temporary with words of a dtype.
     Temp(usize, DType),
     Buffer(usize, DType),
@@ -160,6 +210,9 @@ struct Stage<'a> {
     /// It reads the partial results of an earlier stage.
     partial: bool,
     split: Split,
+    /// The first output that it writes.
+    base: usize,
+    caps: &'a Caps,
 }
 
 impl Stage<'_> {
@@ -207,7 +260,7 @@ impl Stage<'_> {
         }
     }
 
-    fn step(&self, program: &Program, operands: &[Operand], scalars: &[ScalarRef], to: Target) -> Result<GpuStep> {
+    fn step(&self, program: &Program, operands: &[Operand], scalars: &[ScalarRef], to: Target) -> Result<Placed> {
         let Split { columns, quads, lanes, parts, span } = self.split;
         let (t, arg) = (type_of(self.acc)?, self.is_arg());
         let rank = self.shape.rank();
@@ -220,10 +273,22 @@ impl Stage<'_> {
         let p_count = b.field("count", "u32", count);
         let p_groups = b.field("groups", "u32", groups);
         let identity = b.field("identity", "u32", Param::Word(self.identity()));
-        let split = matches!(to, Target::Partials);
+        let split = matches!(to, Target::Partials { .. });
         let (p_parts, p_span) = (b.field("parts", "u32", parts), b.field("span", "u32", span));
         let p_total = b.field("total", "f32", Param::from(self.total as f32));
-        let accesses = b.accesses(program, self.shape, operands, &|_| 0, 0, false, quads)?;
+        let windows = operand_windows(self.shape, operands, self.caps)?;
+        let window_of = |buffer: usize| windows.iter().find(|w| w.0 == buffer).map_or(Window::default(), |w| w.1);
+        let start_of = |o: &Operand| o.buffer.map_or(0, |x| (window_of(x).from / o.dtype.gpu_size() as u64) as usize);
+        let accesses = b.accesses(program, self.shape, operands, &start_of, 0, false, quads)?;
+        // The first output, from the start of a window, and that of the positions.
+        let (first, position, size) = match to {
+            Target::Partials { first, position, .. } => (first, position, 4),
+            Target::Temp(_, d) | Target::Buffer(_, d) => (self.base, 0, d.gpu_size()),
+        };
+        let align = self.caps.alignment();
+        let out_from = first * size / align * align;
+        let p_first = b.field("first", "u32", first - out_from / size);
+        let p_position = if arg && !self.partial { b.field("position", "u32", position) } else { String::new() };
         // The sizes by which indices are divided: all but the first of the kept and the first of the reduced dimensions.
         let sizes: Vec<String> = (0..rank)
             .map(|d| {
@@ -235,7 +300,7 @@ impl Stage<'_> {
         let partial_positions = (self.partial && arg).then(|| b.bind(Slot::Temp(1), false));
         let read_only = b.bindings.len();
         let outs: Vec<usize> = match to {
-            Target::Partials => (0..1 + arg as usize).map(|i| b.bind(Slot::Temp(i), true)).collect(),
+            Target::Partials { .. } => (0..1 + arg as usize).map(|i| b.bind(Slot::Temp(i), true)).collect(),
             Target::Temp(i, _) => vec![b.bind(Slot::Temp(i), true)],
             Target::Buffer(i, _) => vec![b.bind(Slot::Buffer(i), true)],
         };
@@ -269,7 +334,7 @@ impl Stage<'_> {
             for j in 0..width {
                 let at = match partial_positions {
                     Some(pos) => b.word(pos, &accesses[0].position(&shift(&coords, j))),
-                    None => format!("q + {j}u"),
+                    None => format!("{p_position} + q + {j}u"),
                 };
                 let _ = writeln!(body, "    let i{j} = {at};");
                 let _ = writeln!(body, "    if (fx_better(y{j}, i{j}, acc, best)) {{ acc = y{j}; best = i{j}; }}");
@@ -305,9 +370,9 @@ impl Stage<'_> {
         // The store.
         let mut store = String::new();
         match to {
-            Target::Partials => {
+            Target::Partials { columns, .. } => {
                 let at = if columns { format!("part * {p_outputs} + o") } else { format!("o * {p_parts} + part") };
-                let _ = writeln!(store, "    let at = {at};\n    b{}[at] = {};", outs[0], to_word(self.acc, "acc"));
+                let _ = writeln!(store, "    let at = {p_first} + {at};\n    b{}[at] = {};", outs[0], to_word(self.acc, "acc"));
                 if arg {
                     let _ = writeln!(store, "    b{}[at] = best;", outs[1]);
                 }
@@ -320,7 +385,7 @@ impl Stage<'_> {
                 };
                 let value =
                     if type_of(from)? == type_of(dtype)? { value } else { cast(&mut helpers, &format!("({value})"), from, dtype, true)? };
-                let _ = writeln!(store, "    b{}[o] = {};", outs[0], to_word(dtype, &value));
+                let _ = writeln!(store, "    b{}[{p_first} + o] = {};", outs[0], to_word(dtype, &value));
             }
         }
         let program_text = b.program(program, operands)?;
@@ -368,15 +433,29 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) num: vec
             self.functions(t),
             lanes * width
         );
+        let out_bytes = match to {
+            Target::Partials { .. } => parts * outputs,
+            _ => outputs,
+        } * size;
+        let window = |k: usize, slot: Slot| match slot {
+            _ if outs.contains(&k) => {
+                let bytes = (first * size - out_from + out_bytes.max(1)).next_multiple_of(16);
+                Window { from: out_from as u64, bytes: bytes as u64 }
+            }
+            Slot::Buffer(i) => window_of(i),
+            // What an earlier stage left: values and positions alike.
+            _ => window_of(0),
+        };
+        let windows = b.bindings.iter().enumerate().map(|(k, x)| window(k, x.slot)).collect();
         let step = GpuStep::Dispatch(Dispatch {
             label: label(&format!("reduce {:?}", self.kind), program),
             source: s.into(),
             bindings: b.bindings,
             params: b.params,
             groups: grid(groups),
-            flops: 0,
+            flops: self.shape.numel() as u64 * (program.flops() + 1),
         });
-        Ok(step)
+        Ok(Placed { step, windows })
     }
 
     fn load(&self, b: &Builder, out: &mut String, a: &Access, position: &str) {
@@ -385,6 +464,27 @@ fn main(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) num: vec
         } else {
             let k = a.k;
             let _ = writeln!(out, "    let e{k} = {position};\n    let x{k}_0 = {};", b.element(a, &format!("e{k}")));
+        }
+    }
+}
+
+/// What the operands' bindings must show, by buffer.
+fn operand_windows(shape: &Shape, operands: &[Operand], caps: &Caps) -> Result<Vec<(usize, Window)>> {
+    let mut out: Vec<(usize, Window)> = Vec::new();
+    for o in operands {
+        let Some(buffer) = o.buffer else { continue };
+        let layout = Layout { shape: shape.clone(), strides: o.strides.clone(), offset: o.offset };
+        let w = layout.window(o.dtype.gpu_size(), caps);
+        match out.iter_mut().find(|x| x.0 == buffer) {
+            Some((_, x)) => *x = x.with(&w),
+            None => out.push((buffer, w)),
+        }
+    }
+    match out.iter().find(|w| w.1.bytes > caps.max_binding) {
+        None => Ok(out),
+        Some(w) => {
+            let message = format!("a part of a reduction reads {} bytes: this device binds at most {}", w.1.bytes, caps.max_binding);
+            Err(failed(message))
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Every row of the pointwise table on the GPU against the CPU, on ordinary and on hard arguments.
 
-use super::dispatch::GpuStep;
+use super::dispatch::{GpuStep, Placed};
 use super::kernel::{Fused, Operand};
 use super::program::{Instr, Program};
 use super::wgsl_fused::fused;
@@ -84,7 +84,7 @@ fn the_table_agrees_on_both_backends() {
             validate(&d);
             let mut buffers: Vec<_> = (0..args.len()).map(|a| gpu.upload(&to_gpu_bytes(of(a), &host(a))).unwrap()).collect();
             buffers.push(gpu.alloc(n * out.gpu_size()).unwrap());
-            run(gpu, vec![(GpuStep::Dispatch(d), vec![])], &buffers.iter().collect::<Vec<_>>());
+            run(gpu, vec![Placed { step: GpuStep::Dispatch(d), windows: vec![] }], &buffers.iter().collect::<Vec<_>>());
             let got = from_bytes(out, &gpu.read(&buffers[args.len()], n * out.gpu_size()).unwrap());
             for i in 0..n {
                 let tolerance = if out == DType::F32 { 1e-5 * want[i].abs().max(0.1) } else { 0.0 };

@@ -198,11 +198,11 @@ pub(super) fn same(a: f64, b: f64) -> bool {
 #[cfg(feature = "wgpu")]
 pub(super) mod on_gpu {
     use super::*;
-    use crate::backend::gpu::{Gpu, GpuBuffer, Placed, test_gpu};
+    use crate::backend::gpu::{Gpu, GpuBuffer, test_gpu};
+    use crate::codegen::dispatch::Placed;
 
-    pub fn run(gpu: &Gpu, steps: Vec<(GpuStep, Vec<u64>)>, buffers: &[&GpuBuffer]) {
-        let placed = steps.into_iter().map(|(step, offsets)| Placed { step, offsets }).collect();
-        let plan = gpu.compile(placed).unwrap();
+    pub fn run(gpu: &Gpu, steps: Vec<Placed>, buffers: &[&GpuBuffer]) {
+        let plan = gpu.compile(steps, gpu.caps()).unwrap();
         gpu.run(&plan, buffers, &|p| match p {
             Param::Remote { dtype, .. } => crate::Scalar::Float(0.25).word(*dtype),
             _ => 0,
@@ -225,8 +225,7 @@ pub(super) mod on_gpu {
             gpu.alloc(n * out.gpu_size()).unwrap(),
             gpu.alloc(n * 4).unwrap(),
         ];
-        let steps = fused_pieces(&k, caps).unwrap().into_iter().map(|(d, o)| (GpuStep::Dispatch(d), o)).collect();
-        run(gpu, steps, &buffers.each_ref());
+        run(gpu, fused_pieces(&k, caps).unwrap().unwrap(), &buffers.each_ref());
         let y = from_bytes(out, &gpu.read(&buffers[k.outputs[0]], n * out.gpu_size()).unwrap());
         let less = from_bytes(DType::Bool, &gpu.read(&buffers[3], n * 4).unwrap());
         for (i, (pa, pb)) in la.positions().zip(lb.positions()).enumerate() {
@@ -275,7 +274,7 @@ pub(super) mod on_gpu {
         k.outputs.truncate(1);
         let small = gpu.upload(&[9; 16]).unwrap();
         let out = gpu.alloc(shape.numel()).unwrap();
-        run(gpu, vec![(GpuStep::Dispatch(fused(&k, gpu.caps()).unwrap()), vec![0, 0])], &[&small, &small, &out]);
+        run(gpu, fused_pieces(&k, gpu.caps()).unwrap().unwrap(), &[&small, &small, &out]);
         assert!(gpu.read(&out, shape.numel()).unwrap().iter().all(|&v| v == 37));
     }
 
@@ -321,7 +320,7 @@ struct Params { n: u32, {{EPILOGUE_FIELDS}} }
                 dispatch.params.extend(code.params);
                 validate(&dispatch);
                 let (a, y) = (gpu.upload(&to_bytes(*d, &values)).unwrap(), gpu.alloc(n * 4).unwrap());
-                run(gpu, vec![(GpuStep::Dispatch(dispatch), vec![])], &[&a, &y]);
+                run(gpu, vec![Placed { step: GpuStep::Dispatch(dispatch), windows: vec![] }], &[&a, &y]);
                 let out = from_bytes(DType::F32, &gpu.read(&y, n * 4).unwrap());
                 for (i, at) in l.positions().enumerate() {
                     let want = (i as f32 + values[at] as f32 + 0.25) as f64;
@@ -358,7 +357,7 @@ struct Params { n: u32, {{EPILOGUE_FIELDS}} }
     }
 
     /// Reduces `load(0) + load(1)` (the second along the last dimension only) for f32, else `load(0)`.
-    fn check_reduce(gpu: &Gpu, shape: &[usize], reduced: &[bool], kind: ReduceKind, dtype: DType, v: usize) -> usize {
+    fn check_reduce(gpu: &Gpu, caps: &Caps, shape: &[usize], reduced: &[bool], kind: ReduceKind, dtype: DType, v: usize) -> usize {
         let shape = Shape::from(shape);
         let exact = matches!(kind, ReduceKind::Max | ReduceKind::Min | ReduceKind::ArgMax | ReduceKind::ArgMin);
         let mut rng = Lcg(shape.numel() as u64 + v as u64);
@@ -399,23 +398,24 @@ struct Params { n: u32, {{EPILOGUE_FIELDS}} }
             FusedReduce { kind, shape: shape.clone(), reduced: reduced.to_vec(), program, operands, scalars: vec![], output: 2, out_dtype };
         let kept_shape: Vec<usize> = shape.iter().zip(reduced).filter(|(_, r)| !**r).map(|(&d, _)| d).collect();
         let n: usize = kept_shape.iter().product();
-        let kernel = reduce(&k, gpu.caps()).unwrap();
+        let (placed, temps) = reduce(&k, caps).unwrap();
         let mut buffers = vec![
             gpu.upload(&to_bytes(dtype, &values)).unwrap(),
             gpu.upload(&to_bytes(DType::F32, &vb)).unwrap(),
             gpu.alloc(n * out_dtype.gpu_size()).unwrap(),
         ];
-        buffers.extend(kernel.temps.iter().map(|&t| gpu.alloc(t).unwrap()));
+        buffers.extend(temps.iter().map(|&t| gpu.alloc(t).unwrap()));
         let mut steps = Vec::new();
-        for step in kernel.steps {
+        for Placed { step, windows } in placed {
             let GpuStep::Dispatch(mut d) = step else { panic!("{step:?}") };
+            assert!(windows.iter().all(|w| w.bytes > 0 && w.bytes <= caps.max_binding));
             validate(&d);
             for b in &mut d.bindings {
                 if let Slot::Temp(i) = b.slot {
                     b.slot = Slot::Buffer(3 + i);
                 }
             }
-            steps.push((GpuStep::Dispatch(d), vec![]));
+            steps.push(Placed { step: GpuStep::Dispatch(d), windows });
         }
         let count = steps.len();
         let text = format!("{steps:?}").replace("\\n", "\n");
@@ -495,20 +495,20 @@ struct Params { n: u32, {{EPILOGUE_FIELDS}} }
                 let reduced: Vec<bool> = (0..shape.len()).map(|d| mask >> d & 1 == 1).collect();
                 let kind = KINDS[(cases + s) % 9];
                 let v = cases % VIEWS;
-                steps += check_reduce(gpu, shape, &reduced, kind, DType::F32, v);
-                steps += check_reduce(gpu, shape, &reduced, KINDS[(cases + s + 4) % 9], GPU_DTYPES[cases % 7], (v + 3) % VIEWS);
+                steps += check_reduce(gpu, gpu.caps(), shape, &reduced, kind, DType::F32, v);
+                steps += check_reduce(gpu, gpu.caps(), shape, &reduced, KINDS[(cases + s + 4) % 9], GPU_DTYPES[cases % 7], (v + 3) % VIEWS);
                 cases += 2;
             }
         }
         for kind in KINDS {
             for dtype in GPU_DTYPES {
-                steps += check_reduce(gpu, &[6, 50], &[false, true], kind, dtype, 0);
+                steps += check_reduce(gpu, gpu.caps(), &[6, 50], &[false, true], kind, dtype, 0);
                 cases += 1;
             }
             // Two stages, of rows and of columns.
-            steps += check_reduce(gpu, &[2, 9000], &[false, true], kind, DType::F32, 0);
-            steps += check_reduce(gpu, &[9000, 5], &[true, false], kind, DType::F16, 0);
-            steps += check_reduce(gpu, &[9000, 5], &[true, false], kind, DType::I32, 3);
+            steps += check_reduce(gpu, gpu.caps(), &[2, 9000], &[false, true], kind, DType::F32, 0);
+            steps += check_reduce(gpu, gpu.caps(), &[9000, 5], &[true, false], kind, DType::F16, 0);
+            steps += check_reduce(gpu, gpu.caps(), &[9000, 5], &[true, false], kind, DType::I32, 3);
             cases += 3;
         }
         println!("{cases} reductions in {steps} dispatches");
@@ -525,6 +525,31 @@ struct Params { n: u32, {{EPILOGUE_FIELDS}} }
         }
         let shape = Shape::from([300, 404]);
         let transposed = view(&shape, 3);
-        assert!(fused_pieces(&kernel(&shape, (DType::F32, &transposed), (DType::F32, &transposed), DType::F32), &caps).is_err());
+        assert!(fused_pieces(&kernel(&shape, (DType::F32, &transposed), (DType::F32, &transposed), DType::F32), &caps).unwrap().is_none());
+    }
+
+    #[test]
+    fn reductions_past_the_largest_binding_are_split() {
+        let Some(gpu) = test_gpu() else { return };
+        let caps = Caps { max_binding: 16 << 10, ..*gpu.caps() };
+        let mut steps = 0;
+        let mut cases = 0;
+        for kind in KINDS {
+            for (shape, reduced) in [
+                (&[50, 404][..], &[false, true][..]),
+                (&[50, 404], &[true, false]),
+                (&[30001], &[true]),
+                (&[3, 90, 41], &[false, true, false]),
+                (&[7, 30, 41], &[true, false, true]),
+                (&[2, 5003], &[false, true]),
+            ] {
+                for (dtype, v) in [(DType::F32, 0), (DType::F32, 3), (DType::I32, 1), (DType::F16, 0)] {
+                    steps += check_reduce(gpu, &caps, shape, reduced, kind, dtype, v);
+                    cases += 1;
+                }
+            }
+        }
+        println!("{cases} reductions in {steps} dispatches");
+        assert!(steps > 3 * cases);
     }
 }

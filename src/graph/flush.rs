@@ -21,6 +21,12 @@ const MAX_PLANS: usize = 512;
 
 thread_local! {
     static FUSE: Cell<bool> = const { Cell::new(true) };
+    static LIMITS: Cell<Option<(u64, u64)>> = const { Cell::new(None) };
+}
+
+/// Other limits than the GPU's for the flushes of this thread: the largest binding in bytes, and the work of a dispatch.
+pub(crate) fn set_limits(limits: Option<(u64, u64)>) {
+    LIMITS.set(limits);
 }
 
 /// Whether pointwise ops are fused, for the flushes of this thread. `FORNAX_FUSE=0` runs each as a kernel of its own.
@@ -150,7 +156,7 @@ pub(crate) fn gpu_steps(roots: &[Tensor], caps: &Caps) -> Result<Vec<crate::code
         if hosts.is_empty() {
             claim.liveness(roots);
             let plan = Planner::build(&claim, Device(DeviceKind::Gpu(0)), caps, fuse(), false)?;
-            return Ok(super::plan::place(&plan, caps)?.into_iter().map(|p| p.step).collect());
+            return Ok(super::plan::place(&plan, caps, &|_| 1)?.into_iter().map(|p| p.step).collect());
         }
         drop(guard);
         drop(claim);
@@ -189,7 +195,11 @@ fn caps(device: Device) -> Result<Caps> {
     match device.0 {
         DeviceKind::Cpu => Ok(Caps::PORTABLE),
         #[cfg(feature = "wgpu")]
-        DeviceKind::Gpu(n) => Ok(*crate::backend::gpu::open(n as usize, true)?.caps()),
+        DeviceKind::Gpu(n) => {
+            let caps = *crate::backend::gpu::open(n as usize, true)?.caps();
+            let (max_binding, max_work) = LIMITS.get().unwrap_or((caps.max_binding, caps.max_work));
+            Ok(Caps { max_binding, max_work, ..caps })
+        }
         #[cfg(not(feature = "wgpu"))]
         DeviceKind::Gpu(_) => unreachable!("no GPU device can be made without the feature `wgpu`"),
     }
@@ -201,6 +211,9 @@ impl Executor {
         let device = claim.device.unwrap_or(Device::cpu());
         let fuse = fuse();
         claim.key(&mut self.key, fuse, owned);
+        if let Some((binding, work)) = LIMITS.get() {
+            self.key.add(binding).add(work);
+        }
         self.clock += 1;
         count(&COUNTERS.flushes, 1);
         let plan = match self.plans.get_mut(&self.key.0[..]) {

@@ -8,6 +8,7 @@ pub(crate) mod op;
 pub(crate) mod pending;
 mod plan;
 pub(crate) mod run;
+mod split;
 #[cfg(test)]
 mod tests;
 mod trace;
@@ -16,4 +17,4 @@ pub use node::{LeafId, Tensor};
 #[allow(unused_imports)]
 pub(crate) use node::{Node, record, record_all, record_on};
 #[allow(unused_imports)]
-pub(crate) use op::{Class, GpuCtx, Key, Meta, Op, Outputs, Reads, Saves, Vjp};
+pub(crate) use op::{Along, Class, Cut, GpuCtx, Key, Meta, Op, Outputs, Reads, Saves, Span, Vjp};

@@ -1,6 +1,7 @@
 //! What an op provides: shape rule, key, derivative, decomposition, CPU kernel, GPU steps.
 
 use super::Tensor;
+use crate::backend::Fault;
 use crate::backend::cpu::CpuCtx;
 use crate::codegen::dispatch::{Caps, GpuKernel};
 use crate::codegen::kernel::{Epilogue, ReduceKind};
@@ -8,6 +9,8 @@ use crate::layout::Layout;
 use crate::{DType, Error, Result, Scalar, Shape};
 use smallvec::SmallVec;
 use std::fmt::Debug;
+use std::ops::Range;
+use std::sync::Arc;
 
 /// What is known of a tensor when it is recorded.
 #[derive(Clone, Debug, PartialEq)]
@@ -126,6 +129,71 @@ impl GpuCtx<'_> {
     }
 }
 
+/// One way to cut a kernel into parts by ranges of some extent, each of which is the same op on a part of the inputs.
+#[derive(Clone, Debug)]
+pub(crate) struct Cut {
+    pub len: usize,
+    /// What of each input a part reads; `None`: all of it.
+    pub inputs: SmallVec<[Option<Span>; 8]>,
+    pub outputs: SmallVec<[Along; 4]>,
+}
+
+/// How ranges of a cut lie along an axis: `range · scale + shift`, clamped to the axis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub axis: usize,
+    pub scale: usize,
+    pub shift: isize,
+}
+
+impl From<usize> for Span {
+    fn from(axis: usize) -> Span {
+        Span { axis, scale: 1, shift: 0 }
+    }
+}
+
+/// What the parts of a cut make of an output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Along {
+    /// Ranges of an axis.
+    Axis(Span),
+    /// Terms of a sum.
+    Sum,
+    /// Each element is made by one part; the others leave 0 there.
+    One,
+}
+
+impl Along {
+    pub fn axis(axis: usize) -> Along {
+        Along::Axis(axis.into())
+    }
+}
+
+impl Cut {
+    /// Ranges of one axis each.
+    pub fn new(len: usize, inputs: &[Option<usize>], outputs: &[Along]) -> Cut {
+        Cut { len, inputs: inputs.iter().map(|a| a.map(Span::from)).collect(), outputs: outputs.into() }
+    }
+
+    /// Along each axis that `with` accepts, all inputs and outputs alike.
+    pub fn axes(shape: &[usize], inputs: usize, outputs: usize, with: impl Fn(usize) -> bool) -> Vec<Cut> {
+        let cut = |d: usize| Cut::new(shape[d], &vec![Some(d); inputs], &vec![Along::axis(d); outputs]);
+        (0..shape.len()).filter(|&d| with(d)).map(cut).collect()
+    }
+}
+
+/// What to say of an index that an op found out of range.
+pub(crate) fn fault(op: &dyn Op, inputs: &[&Layout]) -> Fault {
+    let range = op.index_range(inputs).map_or(String::new(), |n| format!(" 0..{n}"));
+    let shapes: Vec<String> = inputs.iter().map(|l| l.shape.to_string()).collect();
+    let message = format!(
+        "an index is out of range{range} (inputs {}): it read 0 or wrote nothing. It was found since this device was last read, not \
+         necessarily on the way to the tensor that is read now",
+        shapes.join(", ")
+    );
+    Fault { op: op.name(), message }
+}
+
 /// An operation. Adding one touches its own file and, for a kernel, one WGSL file.
 ///
 /// On the GPU a kernel op sees only 4-byte elements (f32, i32, u32, and bool as u32): the public method casts f16, bf16 and u8 before
@@ -193,6 +261,26 @@ pub(crate) trait Op: Debug + Send + Sync {
 
     /// What runs on the GPU, as data.
     fn gpu(&self, ctx: &GpuCtx) -> Result<GpuKernel>;
+
+    /// Floating-point operations, for the profile; 0 where memory is what it waits for.
+    fn flops(&self, _inputs: &[&Layout], _outputs: &[&Layout]) -> u64 {
+        0
+    }
+
+    /// The ways to cut it into parts on the GPU, where a buffer exceeds what can be bound or the work takes too long for a watchdog.
+    fn cuts(&self, _inputs: &[Meta], _outputs: &[Meta]) -> Vec<Cut> {
+        Vec::new()
+    }
+
+    /// The op of the part `range` of cut number `cut`, where it is another one. It has the same scalars.
+    fn part(&self, _cut: usize, _range: &Range<usize>, _inputs: &[Meta]) -> Option<Arc<dyn Op>> {
+        None
+    }
+
+    /// The size of the axis that the values of an index tensor must lie in: for the message about one that does not.
+    fn index_range(&self, _inputs: &[&Layout]) -> Option<usize> {
+        None
+    }
 
     /// `Class::Host` only: evaluated inputs in, values out.
     fn host(&self, _inputs: &[Tensor]) -> Result<Vec<Tensor>> {

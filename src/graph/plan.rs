@@ -2,8 +2,10 @@
 
 use super::claim::{Claim, Kind, Ref};
 use super::fuse::Fuser;
-use super::op::{Class, GpuCtx, Meta, Reads};
-use crate::codegen::dispatch::{Caps, GpuStep};
+use super::op::{Class, Reads};
+use super::split::{Splitter, Steps, Value, copy};
+use crate::backend::Fault;
+use crate::codegen::dispatch::{Caps, GpuStep, Placed, Slot as Bound};
 use crate::codegen::kernel::{Epilogue, Fused, FusedReduce, Operand, collapse};
 use crate::layout::Layout;
 use crate::{DType, Device, Error, Result};
@@ -13,8 +15,6 @@ use std::collections::HashMap;
 #[derive(Clone, Debug)]
 pub(super) struct Port {
     pub buffer: usize,
-    #[cfg_attr(not(feature = "wgpu"), allow(dead_code))]
-    pub reads: Reads,
     pub dtype: DType,
     pub layout: Layout,
 }
@@ -37,8 +37,13 @@ pub(super) enum Work {
 #[derive(Debug)]
 pub(super) struct Step {
     pub work: Work,
-    /// On the GPU: the op's steps, with their slots still the op's own.
-    gpu: Vec<GpuStep>,
+    /// On the GPU: what it does, on the plan's buffers. Empty for a pointwise kernel whose text depends on what runs in place.
+    gpu: Vec<Placed>,
+    /// It runs in parts, and so never in place.
+    split: bool,
+    /// On the GPU: what to say where it meets an index out of range.
+    #[cfg_attr(not(feature = "wgpu"), allow(dead_code))]
+    fault: Option<Fault>,
     reads: Vec<usize>,
     writes: Vec<usize>,
     temps: Vec<usize>,
@@ -67,6 +72,8 @@ pub(super) struct Plan {
     /// Some step is large enough for several threads.
     pub wide: bool,
     pub refused: u64,
+    /// What its GPU steps were made for.
+    pub caps: Option<Caps>,
     #[cfg(feature = "wgpu")]
     pub compiled: std::sync::OnceLock<crate::backend::gpu::Compiled>,
 }
@@ -183,7 +190,15 @@ impl<'a> Planner<'a> {
         let operands = self.operands(e.operands);
         let reads = operands.iter().filter_map(|o| o.buffer).collect();
         let kernel = Fused { shape, program: e.program, operands, scalars: e.scalars, outputs: outputs.clone() };
-        self.steps.push(Step { work: Work::Fused(kernel), gpu: Vec::new(), reads, writes: outputs, temps: Vec::new() });
+        self.steps.push(Step {
+            work: Work::Fused(kernel),
+            gpu: Vec::new(),
+            split: false,
+            fault: None,
+            reads,
+            writes: outputs,
+            temps: Vec::new(),
+        });
     }
 
     fn schedule(&mut self, fuser: &Fuser) -> Result<()> {
@@ -229,7 +244,15 @@ impl<'a> Planner<'a> {
         collapse(&mut shape, Some(&mut reduced), &mut operands);
         let (program, scalars) = (emitted.program, emitted.scalars);
         let work = FusedReduce { kind, shape, reduced, program, operands, scalars, output, out_dtype: out.dtype };
-        self.steps.push(Step { work: Work::Reduce(work), gpu: Vec::new(), reads, writes: vec![output], temps: Vec::new() });
+        self.steps.push(Step {
+            work: Work::Reduce(work),
+            gpu: Vec::new(),
+            split: false,
+            fault: None,
+            reads,
+            writes: vec![output],
+            temps: Vec::new(),
+        });
     }
 
     /// The kernel of entry `i`, finished by the pointwise root `root` if there is one.
@@ -238,7 +261,7 @@ impl<'a> Planner<'a> {
         let mut outputs = Vec::new();
         for (out, m) in e.node.outs.iter().enumerate() {
             let r = if out == 0 { Ref::Entry(root.unwrap_or(i) as u32, 0) } else { Ref::Entry(i as u32, out as u32) };
-            outputs.push(Port { buffer: self.slot(r), reads: Reads::Contiguous, dtype: m.dtype, layout: m.layout.clone() });
+            outputs.push(Port { buffer: self.slot(r), dtype: m.dtype, layout: m.layout.clone() });
         }
         if e.node.outs.iter().all(|m| m.layout.numel() == 0) {
             return Ok(());
@@ -256,32 +279,81 @@ impl<'a> Planner<'a> {
                         s
                     }
                 };
-                inputs.push(Port { buffer: slot, reads: e.op.reads(k), dtype, layout: Layout::contiguous(layout.shape.clone()) });
+                inputs.push(Port { buffer: slot, dtype, layout: Layout::contiguous(layout.shape.clone()) });
             } else {
                 let base = fuser.base(r);
-                inputs.push(Port { buffer: self.slot(base), reads: e.op.reads(k), dtype, layout: layout.clone() });
+                inputs.push(Port { buffer: self.slot(base), dtype, layout: layout.clone() });
             }
         }
-        let epilogue = root.map(|root| {
+        let mut epilogue = root.map(|root| {
             let shape = self.claim.entries[root].node.outs[0].layout.shape.clone();
             let emitted = fuser.emit(&[Ref::Entry(root as u32, 0)], true, Some(i));
             let operands = self.operands(emitted.operands);
             Epilogue { shape, program: emitted.program, operands, scalars: emitted.scalars }
         });
         let mut reads: Vec<usize> = inputs.iter().map(|p| p.buffer).collect();
-        reads.extend(epilogue.iter().flat_map(|e| e.operands.iter().filter_map(|o| o.buffer)));
-        let writes = outputs.iter().map(|p| p.buffer).collect();
-        let (mut gpu, mut temps) = (Vec::new(), Vec::new());
+        let beside = |e: &Epilogue| e.operands.iter().filter_map(|o| o.buffer).collect::<Vec<_>>();
+        let writes: Vec<usize> = outputs.iter().map(|p| p.buffer).collect();
+        let (mut gpu, mut temps, mut split, mut after) = (Vec::new(), Vec::new(), false, None);
         if self.device.is_gpu() {
-            let meta = |p: &Port| Meta { dtype: p.dtype, layout: p.layout.clone() };
-            let (ins, outs): (Vec<Meta>, Vec<Meta>) = (inputs.iter().map(meta).collect(), outputs.iter().map(meta).collect());
-            let kernel = e.op.gpu(&GpuCtx { inputs: &ins, outputs: &outs, caps: self.caps, epilogue: epilogue.as_ref() })?;
-            temps = kernel.temps.iter().map(|&b| self.temp(b)).collect();
-            gpu = kernel.steps;
+            let value = |p: &Port, reads| Value { slot: p.buffer, reads, dtype: p.dtype, layout: p.layout.clone() };
+            let ins: Vec<Value> = inputs.iter().enumerate().map(|(k, p)| value(p, e.op.reads(k))).collect();
+            let outs: Vec<Value> = outputs.iter().map(|p| value(p, Reads::Contiguous)).collect();
+            let splitter = || Splitter::new(&*e.op, &ins, &outs, self.caps, self.device);
+            let steps = match splitter().whole(epilogue.as_ref())? {
+                Some(steps) => steps,
+                None => {
+                    // The epilogue of a kernel in parts is a kernel of its own.
+                    split = true;
+                    crate::testing::parted();
+                    after = epilogue.take();
+                    splitter().parts()?
+                }
+            };
+            (gpu, temps) = self.adopt(steps);
         }
+        reads.extend(epilogue.iter().flat_map(beside));
         let work = Work::Op { entry: i, inputs, outputs, epilogue, in_place: false };
-        self.steps.push(Step { work, gpu, reads, writes, temps });
+        let output = writes[0];
+        let faults = |p: &Placed| matches!(&p.step, GpuStep::Dispatch(d) if d.bindings.iter().any(|b| b.slot == Bound::Fault));
+        let fault = gpu.iter().any(faults).then(|| {
+            let layouts: Vec<&Layout> = e.inputs.iter().map(|&r| self.claim.meta(r).1).collect();
+            super::op::fault(&*e.op, &layouts)
+        });
+        self.steps.push(Step { work, gpu, split, fault, reads, writes, temps });
+        if let Some(mut e) = after {
+            let own = Layout::contiguous(e.shape.clone());
+            e.operands[0] = Operand { buffer: Some(output), dtype: DType::F32, strides: own.strides, offset: 0 };
+            let reads = beside(&e);
+            let kernel = Fused { shape: e.shape, program: e.program, operands: e.operands, scalars: e.scalars, outputs: vec![output] };
+            self.steps.push(Step {
+                work: Work::Fused(kernel),
+                gpu: Vec::new(),
+                split: false,
+                fault: None,
+                reads,
+                writes: vec![output],
+                temps: Vec::new(),
+            });
+        }
         Ok(())
+    }
+
+    /// Gives the temporaries of some steps places among the plan's values.
+    fn adopt(&mut self, mut steps: Steps) -> (Vec<Placed>, Vec<usize>) {
+        let temps: Vec<usize> = steps.temps.iter().map(|&b| self.temp(b)).collect();
+        for placed in &mut steps.list {
+            let place = |slot: &mut Bound| {
+                if let Bound::Temp(i) = *slot {
+                    *slot = Bound::Buffer(temps[i]);
+                }
+            };
+            match &mut placed.step {
+                GpuStep::Dispatch(d) | GpuStep::UnlessInPlace(d) => d.bindings.iter_mut().for_each(|b| place(&mut b.slot)),
+                GpuStep::Zero(slot) => place(slot),
+            }
+        }
+        (steps.list, temps)
     }
 
     /// Lifetimes, in-place outputs, and the sharing of buffers.
@@ -297,7 +369,8 @@ impl<'a> Planner<'a> {
             }
         }
         if self.device.is_gpu() {
-            self.reduce_temps()?;
+            self.generate()?;
+            plan.caps = Some(*self.caps);
         }
         for (at, step) in self.steps.iter().enumerate() {
             for &s in step.reads.iter().chain(&step.writes).chain(&step.temps) {
@@ -444,6 +517,7 @@ impl<'a> Planner<'a> {
     /// Lets outputs of step `at` take over the buffers of inputs that nobody reads later.
     fn in_place(&mut self, at: usize, plan: &mut Plan) {
         let pairs: Vec<(usize, usize)> = match &self.steps[at].work {
+            _ if self.steps[at].split => Vec::new(),
             Work::Fused(k) => {
                 let here = |o: &Operand| Layout { shape: k.shape.clone(), strides: o.strides.clone(), offset: o.offset }.is_identity();
                 let fits = |s: usize, d: DType, out: DType| {
@@ -525,17 +599,92 @@ impl<'a> Planner<'a> {
         self.slots.iter().enumerate().any(|(k, o)| k != s && self.memory(k) == mine && (o.last_use >= at || o.pinned))
     }
 
-    /// Two-stage reductions on the GPU want temporaries.
-    fn reduce_temps(&mut self) -> Result<()> {
+    /// The GPU steps of reductions, and of the pointwise kernels that need a part of their output at another place first.
+    fn generate(&mut self) -> Result<()> {
         for at in 0..self.steps.len() {
-            if let Work::Reduce(r) = &self.steps[at].work {
-                let kernel = crate::codegen::wgsl_reduce::reduce(r, self.caps)?;
-                let temps = kernel.temps.iter().map(|&b| self.temp(b)).collect();
-                self.steps[at].temps = temps;
-            }
+            let (steps, split) = match &self.steps[at].work {
+                Work::Reduce(r) => {
+                    let (list, temps) = crate::codegen::wgsl_reduce::reduce(r, self.caps)?;
+                    (Steps { list, temps, parts: 1 }, false)
+                }
+                Work::Fused(k) if crate::codegen::wgsl_fused::fused_pieces(k, self.caps)?.is_none() => (fused_blocks(k, self.caps)?, true),
+                _ => continue,
+            };
+            let (gpu, temps) = self.adopt(steps);
+            let step = &mut self.steps[at];
+            (step.gpu, step.split, step.temps) = (gpu, split, temps);
         }
         Ok(())
     }
+}
+
+/// A pointwise kernel in blocks of its iteration space, each computed in row-major order at another place and then put where it belongs: for
+/// operands of which even a small range of the output needs more than can be bound.
+fn fused_blocks(k: &Fused, caps: &Caps) -> Result<Steps> {
+    let mut steps = Steps::default();
+    let (mut shape, mut operands) = (k.shape.clone(), k.operands.clone());
+    collapse(&mut shape, None, &mut operands);
+    let whole = Layout::contiguous(shape.clone());
+    let mut stack = vec![(whole, operands)];
+    while let Some((to, operands)) = stack.pop() {
+        steps.parts += 1;
+        let reach = |o: &Operand| {
+            let l = Layout { shape: to.shape.clone(), strides: o.strides.clone(), offset: o.offset };
+            l.window(o.dtype.gpu_size(), caps).bytes
+        };
+        let widest = operands.iter().filter(|o| o.buffer.is_some()).max_by_key(|o| reach(o));
+        let stored = to.numel() * k.program.stores.iter().map(|s| s.1.gpu_size()).max().unwrap_or(4);
+        let fits = widest.is_none_or(|o| reach(o) <= caps.max_binding) && stored as u64 <= caps.max_binding;
+        // Temporaries take the places of the outputs, after all buffers that the operands name.
+        let first = k.operands.iter().filter_map(|o| o.buffer).max().unwrap_or(0) + 1;
+        let outputs = (0..k.outputs.len()).map(|j| first + j).collect();
+        let block =
+            Fused { shape: to.shape.clone(), program: k.program.clone(), operands: operands.clone(), scalars: k.scalars.clone(), outputs };
+        let pieces = if fits { crate::codegen::wgsl_fused::fused_pieces(&block, caps)? } else { None };
+        let Some(pieces) = pieces else {
+            let size = |d: usize| match widest {
+                Some(o) if to.shape[d] > 1 => (to.shape[d] - 1) * o.strides[d].unsigned_abs().max(1),
+                _ => to.shape[d] - 1,
+            };
+            let d = (0..to.shape.rank()).max_by_key(|&d| size(d)).filter(|&d| to.shape[d] > 1 && steps.parts < 16_384);
+            let Some(d) = d else {
+                let message = format!("shape {}: this device binds at most {} bytes at a time", k.shape, caps.max_binding);
+                return Err(Error::Kernel { op: "fused".into(), message });
+            };
+            // Small elements fill words in fours.
+            let half = if to.shape[d] >= 8 { to.shape[d] / 8 * 4 } else { to.shape[d] / 2 };
+            let part = |start: usize, len: usize| {
+                let shift = |o: &Operand| Operand { offset: (o.offset as isize + start as isize * o.strides[d]) as usize, ..o.clone() };
+                (to.slice(d, start, 1, len), operands.iter().map(shift).collect::<Vec<_>>())
+            };
+            stack.extend([part(half, to.shape[d] - half), part(0, half)]);
+            continue;
+        };
+        steps.temps.resize(k.outputs.len(), 0);
+        for (temp, store) in steps.temps.iter_mut().zip(&k.program.stores) {
+            *temp = (*temp).max(to.numel() * store.1.gpu_size());
+        }
+        for mut placed in pieces {
+            if let GpuStep::Dispatch(d) = &mut placed.step {
+                for b in &mut d.bindings {
+                    if let Bound::Buffer(i) = b.slot
+                        && i >= first
+                    {
+                        b.slot = Bound::Temp(i - first);
+                    }
+                }
+            }
+            steps.list.push(placed);
+        }
+        for (j, (&output, store)) in k.outputs.iter().zip(&k.program.stores).enumerate() {
+            let from = Layout::contiguous(to.shape.clone());
+            copy((Bound::Temp(j), &from), (Bound::Buffer(output), &to), store.1, None, caps, &mut steps.list).ok_or_else(|| {
+                let message = format!("shape {}: rows of {} that do not fill words cannot be put together from parts", k.shape, store.1);
+                Error::Kernel { op: "fused".into(), message }
+            })?;
+        }
+    }
+    Ok(steps)
 }
 
 /// A buffer from the free list that fits within a quarter, or a new one.
@@ -568,13 +717,15 @@ fn rename(step: &mut Step, map: &[usize]) {
             }
         }
     }
-    for s in &mut step.gpu {
-        if let GpuStep::Dispatch(d) | GpuStep::UnlessInPlace(d) = s {
-            for b in &mut d.bindings {
-                if let crate::codegen::dispatch::Slot::Buffer(i) = &mut b.slot {
-                    *i = map[*i];
-                }
+    for placed in &mut step.gpu {
+        let place = |slot: &mut Bound| {
+            if let Bound::Buffer(i) = slot {
+                *i = map[*i];
             }
+        };
+        match &mut placed.step {
+            GpuStep::Dispatch(d) | GpuStep::UnlessInPlace(d) => d.bindings.iter_mut().for_each(|b| place(&mut b.slot)),
+            GpuStep::Zero(slot) => place(slot),
         }
     }
     for list in [&mut step.reads, &mut step.writes, &mut step.temps] {
@@ -582,57 +733,43 @@ fn rename(step: &mut Step, map: &[usize]) {
     }
 }
 
-/// The GPU steps of a plan with every slot resolved to a buffer of the plan.
+/// The GPU steps of a plan with every slot resolved to a buffer of the plan. `number` gives the word that stands for a fault.
 #[cfg(feature = "wgpu")]
-pub(super) fn place(plan: &Plan, caps: &Caps) -> Result<Vec<crate::backend::gpu::Placed>> {
-    use crate::backend::gpu::Placed;
-    use crate::codegen::dispatch::{Binding, Param, Slot as S};
+pub(super) fn place(plan: &Plan, caps: &Caps, number: &dyn Fn(&Fault) -> u32) -> Result<Vec<Placed>> {
+    use crate::codegen::dispatch::Param;
     use crate::codegen::kernel::ScalarRef;
     let mut out = Vec::new();
     for step in &plan.steps {
-        let none = (Vec::new(), Vec::new());
-        let (entry, steps, ins, outs, in_place) = match &step.work {
-            Work::Fused(k) => {
+        let (entry, in_place) = match &step.work {
+            Work::Fused(k) if !step.split => {
                 // Several where a buffer exceeds the largest binding.
-                for (d, offsets) in crate::codegen::wgsl_fused::fused_pieces(k, caps)? {
-                    out.push(Placed { step: GpuStep::Dispatch(d), offsets });
-                }
+                let pieces = crate::codegen::wgsl_fused::fused_pieces(k, caps)?;
+                out.extend(pieces.ok_or_else(|| {
+                    let message = "a kernel that fitted no longer does: please report this as a bug".into();
+                    Error::Kernel { op: "fused".into(), message }
+                })?);
                 continue;
             }
-            Work::Reduce(k) => (usize::MAX, crate::codegen::wgsl_reduce::reduce(k, caps)?.steps, &none.0, &none.1, false),
-            Work::Op { entry, inputs, outputs, in_place, .. } => (*entry, step.gpu.clone(), inputs, outputs, *in_place),
+            Work::Op { entry, in_place, .. } => (*entry, *in_place),
+            _ => (usize::MAX, false),
         };
-        for s in steps {
-            let resolve = |slot: S| -> (S, u64) {
-                match slot {
-                    S::Input(i) => {
-                        let p = &ins[i];
-                        let offset = if p.reads == Reads::Contiguous { (p.layout.offset * p.dtype.gpu_size()) as u64 } else { 0 };
-                        (S::Buffer(p.buffer), offset)
-                    }
-                    S::Output(i) => (S::Buffer(outs[i].buffer), 0),
-                    S::Temp(i) => (S::Buffer(step.temps[i]), 0),
-                    other => (other, 0),
-                }
-            };
-            match s {
-                GpuStep::UnlessInPlace(_) if in_place => {}
+        let fault = step.fault.as_ref().map_or(0, number);
+        for placed in &step.gpu {
+            let step = match placed.step.clone() {
+                GpuStep::UnlessInPlace(_) if in_place => continue,
                 GpuStep::Dispatch(mut d) | GpuStep::UnlessInPlace(mut d) => {
-                    let mut offsets = Vec::new();
-                    for b in &mut d.bindings {
-                        let (slot, offset) = resolve(b.slot);
-                        *b = Binding { slot, write: b.write };
-                        offsets.push(offset);
-                    }
                     for p in &mut d.params {
-                        if let Param::Scalar { index, dtype } = *p {
-                            *p = Param::Remote { scalar: ScalarRef { entry, index }, dtype };
+                        match *p {
+                            Param::Scalar { index, dtype } => *p = Param::Remote { scalar: ScalarRef { entry, index }, dtype },
+                            Param::Fault => *p = Param::Word(fault),
+                            _ => {}
                         }
                     }
-                    out.push(Placed { step: GpuStep::Dispatch(d), offsets });
+                    GpuStep::Dispatch(d)
                 }
-                GpuStep::Zero(slot) => out.push(Placed { step: GpuStep::Zero(resolve(slot).0), offsets: vec![0] }),
-            }
+                zero => zero,
+            };
+            out.push(Placed { step, windows: placed.windows.clone() });
         }
     }
     Ok(out)

@@ -1,20 +1,46 @@
 //! A replay of a plan: first everything that can fail, then the kernels, then the values are handed out.
 
 use super::claim::Claim;
-use super::plan::{Plan, Source, Work};
-use crate::backend::Storage;
+use super::op::Op;
+use super::plan::{Plan, Port, Source, Work};
 use crate::backend::cpu::memory::CpuBuffer;
 use crate::backend::cpu::{self, Arg, CpuCtx};
-use crate::codegen::kernel::ScalarRef;
+use crate::backend::profile::Table;
+use crate::backend::{Fault, Storage};
+use crate::codegen::kernel::{Operand, ScalarRef};
+use crate::codegen::wgsl_program::label;
 use crate::device::Kind;
+use crate::layout::Layout;
 use crate::stats::{COUNTERS, count};
 use crate::{Device, Error, Result, Scalar};
 use smallvec::SmallVec;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
-/// The CPU's fault word: an index was out of range since the last read.
-pub(crate) static CPU_FAULT: AtomicU32 = AtomicU32::new(0);
+/// The first index out of range on the CPU since one was last told.
+static CPU_FAULT: Mutex<Option<Fault>> = Mutex::new(None);
+/// Whether there is one.
+static CPU_FAULTED: AtomicBool = AtomicBool::new(false);
+
+/// `Error::Index` where an op on the CPU met an index out of range that nobody has been told of.
+pub(crate) fn check_cpu_fault() -> Result<()> {
+    if CPU_FAULTED.load(Ordering::Relaxed) {
+        let mut fault = CPU_FAULT.lock().unwrap_or_else(|e| e.into_inner());
+        CPU_FAULTED.store(false, Ordering::Relaxed);
+        return fault.take().map_or(Ok(()), |f| Err(f.error()));
+    }
+    Ok(())
+}
+
+/// Notes a fault of an op on the CPU.
+#[cold]
+fn faulted(op: &dyn Op, inputs: &[Arg]) {
+    let layouts: Vec<_> = inputs.iter().map(|a| a.layout).collect();
+    let fault = super::op::fault(op, &layouts);
+    CPU_FAULT.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(fault);
+    CPU_FAULTED.store(true, Ordering::Relaxed);
+}
 
 pub(super) fn run(plan: &Plan, claim: &mut Claim, device: Device) -> Result<()> {
     count(&COUNTERS.donations, plan.donations);
@@ -71,14 +97,17 @@ fn run_cpu(plan: &Plan, claim: &Claim) -> Result<Vec<Option<Arc<Storage>>>> {
         windows.push(unsafe { buffer.window(offset) });
     }
     let buffers: Vec<&CpuBuffer> = windows.iter().collect();
-    cpu::threads::kernels(plan.wide, || steps_on_cpu(plan, claim, &buffers))?;
+    let profile = cpu::profile::table();
+    cpu::threads::kernels(plan.wide, || steps_on_cpu(plan, claim, &buffers, profile))?;
     count(&COUNTERS.dispatches, plan.steps.len() as u64);
     drop(windows);
     Ok(values)
 }
 
-fn steps_on_cpu(plan: &Plan, claim: &Claim, buffers: &[&CpuBuffer]) -> Result<()> {
+fn steps_on_cpu(plan: &Plan, claim: &Claim, buffers: &[&CpuBuffer], profile: Option<&Table>) -> Result<()> {
+    let fault = AtomicU32::new(0);
     for step in &plan.steps {
+        let start = profile.map(|_| Instant::now());
         match &step.work {
             Work::Fused(k) => cpu::fused(k, buffers, &scalars(claim, &k.scalars)),
             Work::Reduce(k) => cpu::reduce(k, buffers, &scalars(claim, &k.scalars)),
@@ -88,14 +117,54 @@ fn steps_on_cpu(plan: &Plan, claim: &Claim, buffers: &[&CpuBuffer]) -> Result<()
                     inputs.iter().map(|p| Arg { buffer: buffers[p.buffer], layout: &p.layout, dtype: p.dtype }).collect();
                 let outs: SmallVec<[Arg; 4]> =
                     outputs.iter().map(|p| Arg { buffer: buffers[p.buffer], layout: &p.layout, dtype: p.dtype }).collect();
-                op.cpu(&CpuCtx { op: op.name(), inputs: &ins, outputs: &outs, scalars: op.scalars(), fault: &CPU_FAULT })?;
+                op.cpu(&CpuCtx { op: op.name(), inputs: &ins, outputs: &outs, scalars: op.scalars(), fault: &fault })?;
+                if fault.load(Ordering::Relaxed) != 0 {
+                    faulted(&**op, &ins);
+                    fault.store(0, Ordering::Relaxed);
+                }
                 if let Some(e) = epilogue {
                     cpu::epilogue(e, outs[0].buffer, buffers, &scalars(claim, &e.scalars));
                 }
             }
         }
+        if let (Some(table), Some(start)) = (profile, start) {
+            let nanoseconds = start.elapsed().as_nanos() as f64;
+            let (label, bytes, flops) = measure(&step.work, claim);
+            table.add(label, nanoseconds, bytes, flops);
+        }
     }
     Ok(())
+}
+
+/// What the profile says of a step on the CPU: its name, the bytes of what it reads and writes, its operations.
+fn measure(work: &Work, claim: &Claim) -> (&'static str, u64, u64) {
+    // What repeats (stride 0) is read once.
+    let read = |shape: &[usize], o: &Operand| -> u64 {
+        let distinct: usize = shape.iter().zip(&o.strides).filter(|(_, s)| **s != 0).map(|(d, _)| d).product();
+        if o.buffer.is_some() { (distinct * o.dtype.size()) as u64 } else { 0 }
+    };
+    let reads = |shape: &[usize], list: &[Operand]| -> u64 { list.iter().map(|o| read(shape, o)).sum() };
+    match work {
+        Work::Fused(k) => {
+            let n = k.shape.numel() as u64;
+            let stored: usize = k.program.stores.iter().map(|s| s.1.size()).sum();
+            (label("fused", &k.program), reads(&k.shape, &k.operands) + n * stored as u64, n * k.program.flops())
+        }
+        Work::Reduce(k) => {
+            let outputs: usize = k.shape.iter().zip(&k.reduced).filter(|(_, r)| !**r).map(|(d, _)| d).product();
+            let bytes = reads(&k.shape, &k.operands) + (outputs * k.out_dtype.size()) as u64;
+            (label(&format!("reduce {:?}", k.kind), &k.program), bytes, k.shape.numel() as u64 * (k.program.flops() + 1))
+        }
+        Work::Op { entry, inputs, outputs, epilogue, .. } => {
+            let op = &claim.entries[*entry].op;
+            let ports: u64 = inputs.iter().chain(outputs).map(|p| (p.layout.numel() * p.dtype.size()) as u64).sum();
+            let beside: u64 = epilogue.iter().map(|e| reads(&e.shape, &e.operands)).sum();
+            let layouts = |list: &[Port]| -> Vec<Layout> { list.iter().map(|p| p.layout.clone()).collect() };
+            let (ins, outs) = (layouts(inputs), layouts(outputs));
+            let flops = op.flops(&ins.iter().collect::<Vec<_>>(), &outs.iter().collect::<Vec<_>>());
+            (op.name(), ports + beside, flops)
+        }
+    }
 }
 
 #[cfg(feature = "wgpu")]
@@ -104,8 +173,8 @@ fn run_gpu(plan: &Plan, claim: &Claim, n: usize) -> Result<Vec<Option<Arc<Storag
     use crate::codegen::dispatch::Param;
     let gpu = gpu::open(n, true)?;
     if plan.compiled.get().is_none() {
-        let steps = super::plan::place(plan, gpu.caps())?;
-        let compiled = gpu.compile(steps)?;
+        let caps = plan.caps.as_ref().unwrap_or(gpu.caps());
+        let compiled = gpu.compile(super::plan::place(plan, caps, &|f| gpu.fault_word(f))?, caps)?;
         // Only one flush runs at a time: nobody else can have set it.
         plan.compiled.set(compiled).unwrap_or_else(drop);
     }
@@ -137,7 +206,7 @@ fn run_gpu(plan: &Plan, claim: &Claim, n: usize) -> Result<Vec<Option<Arc<Storag
     let word = |p: &Param| match *p {
         Param::Word(w) => w,
         Param::Remote { scalar, dtype } => claim.entries[scalar.entry].op.scalars()[scalar.index].word(dtype),
-        Param::Scalar { .. } => 0,
+        Param::Scalar { .. } | Param::Fault => 0,
     };
     gpu.run_at(compiled, &buffers, &word)?;
     Ok(values)

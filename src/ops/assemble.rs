@@ -4,12 +4,13 @@ use super::view::{Slice, SliceSpec};
 use crate::backend::cpu::CpuCtx;
 use crate::codegen::dispatch::{Binding, Dispatch, GpuKernel, GpuStep, Param, Slot, grid};
 use crate::codegen::kernel::{Operand, collapse};
-use crate::graph::{GpuCtx, Key, Meta, Op, Outputs, Reads, Saves, Vjp, record};
+use crate::graph::{Along, Cut, GpuCtx, Key, Meta, Op, Outputs, Reads, Saves, Span, Vjp, record};
 use crate::layout::Layout;
 use crate::{DType, Error, Result, Shape, Tensor};
 use rayon::prelude::*;
 use smallvec::smallvec;
 use std::ops::Add;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A zero tensor of `shape` to which each part is added at its place. The parts are added in their order, so that the sum is the same
@@ -186,6 +187,32 @@ impl Op for Assemble {
             DType::I64 => self.run::<i64>(ctx),
             _ => ctx.unsupported(),
         }
+    }
+
+    fn cuts(&self, _inputs: &[Meta], _outputs: &[Meta]) -> Vec<Cut> {
+        // Every axis is there, so that a cut's number is its axis; what some part steps over is not cut.
+        let cut = |d: usize| {
+            let plain = self.parts.iter().all(|p| p.steps[d] == 1);
+            let span = |p: &SliceSpec| Some(Span { axis: d, scale: 1, shift: -(p.starts[d] as isize) });
+            Cut {
+                len: if plain { self.shape[d] } else { 1 },
+                inputs: self.parts.iter().map(span).collect(),
+                outputs: smallvec![Along::axis(d)],
+            }
+        };
+        (0..self.shape.rank()).map(cut).collect()
+    }
+
+    fn part(&self, axis: usize, range: &Range<usize>, _inputs: &[Meta]) -> Option<Arc<dyn Op>> {
+        let mut shape = self.shape.clone();
+        shape[axis] = range.len();
+        let mut parts = self.parts.clone();
+        for p in &mut parts {
+            let (from, to) = (p.starts[axis].max(range.start), (p.starts[axis] + p.lens[axis]).min(range.end));
+            p.lens[axis] = to.saturating_sub(from);
+            p.starts[axis] = if p.lens[axis] == 0 { 0 } else { from - range.start };
+        }
+        Some(Arc::new(Assemble { shape, parts, tiled: self.tiled }))
     }
 
     fn gpu(&self, ctx: &GpuCtx) -> Result<GpuKernel> {

@@ -4,7 +4,8 @@
 use crate::autograd::vjp_by_decomposition;
 use crate::backend::cpu::CpuCtx;
 use crate::codegen::dispatch::GpuKernel;
-use crate::graph::{GpuCtx, Key, Meta, Op, Outputs, Reads, Saves, Vjp, record, record_all};
+use crate::graph::{Along, Cut, GpuCtx, Key, Meta, Op, Outputs, Reads, Saves, Span, Vjp, record, record_all};
+use crate::layout::Layout;
 use crate::ops::rows::{like, to_compute};
 use crate::{DType, Error, Result, Scalar, Shape, Tensor};
 use smallvec::smallvec;
@@ -261,6 +262,20 @@ impl Sdpa {
     }
 }
 
+/// Cuts along the batch and along the heads. An operand: the axis of its heads, and whether they are the queries' (else the keys').
+fn batch_cuts(q: &Shape, k: &Shape, inputs: &[(usize, bool)], outputs: &[(usize, bool)]) -> Vec<Cut> {
+    let group = q[1] / k[1].max(1);
+    let heads = |&(axis, of_queries): &(usize, bool)| Span { axis, scale: if of_queries { group } else { 1 }, shift: 0 };
+    vec![
+        Cut::new(q[0], &vec![Some(0); inputs.len()], &vec![Along::axis(0); outputs.len()]),
+        Cut {
+            len: k[1],
+            inputs: inputs.iter().map(|i| Some(heads(i))).collect(),
+            outputs: outputs.iter().map(|o| Along::Axis(heads(o))).collect(),
+        },
+    ]
+}
+
 fn check_dtypes(op: &'static str, inputs: &[&Meta], floats: usize) -> Result<()> {
     let dtype = inputs[0].dtype;
     if !matches!(dtype, DType::F32 | DType::F64) || inputs[..floats].iter().any(|m| m.dtype != dtype) {
@@ -321,6 +336,22 @@ impl Op for Sdpa {
 
     fn cpu(&self, ctx: &CpuCtx) -> Result<()> {
         super::attention_cpu::forward(self, ctx)
+    }
+
+    fn flops(&self, inputs: &[&Layout], _outputs: &[&Layout]) -> u64 {
+        Dims::of(&inputs[0].shape, &inputs[1].shape, &inputs[2].shape).flops(2)
+    }
+
+    fn cuts(&self, inputs: &[Meta], outputs: &[Meta]) -> Vec<Cut> {
+        let (q, k) = (inputs[0].shape(), inputs[1].shape());
+        let ins = [(1, true), (1, false), (1, false), (1, true)];
+        let mut cuts = batch_cuts(q, k, &ins[..inputs.len()], &[(2, true), (1, true)][..outputs.len()]);
+        // The rows of a causal mask depend on their place.
+        if !self.causal {
+            let along = [Some(2), None, None, Some(2)];
+            cuts.push(Cut::new(q[2], &along[..inputs.len()], &[Along::axis(1), Along::axis(2)][..outputs.len()]));
+        }
+        cuts
     }
 
     fn gpu(&self, ctx: &GpuCtx) -> Result<GpuKernel> {
@@ -386,6 +417,16 @@ impl Op for SdpaBackward {
 
     fn cpu(&self, ctx: &CpuCtx) -> Result<()> {
         super::attention_cpu::backward(self, ctx)
+    }
+
+    fn flops(&self, inputs: &[&Layout], _outputs: &[&Layout]) -> u64 {
+        Dims::of(&inputs[0].shape, &inputs[1].shape, &inputs[2].shape).flops(5)
+    }
+
+    fn cuts(&self, inputs: &[Meta], _outputs: &[Meta]) -> Vec<Cut> {
+        let outs: Vec<_> = (0..3).filter(|&i| self.needs[i]).map(|i| (2, i == 0)).collect();
+        let ins = [(1, true), (1, false), (1, false), (2, true), (1, true), (2, true), (1, true)];
+        batch_cuts(inputs[0].shape(), inputs[1].shape(), &ins[..inputs.len()], &outs)
     }
 
     fn gpu(&self, ctx: &GpuCtx) -> Result<GpuKernel> {

@@ -6,7 +6,7 @@ use super::rows::{bind, like, to_compute, variant};
 use crate::autograd::vjp_by_decomposition;
 use crate::backend::cpu::CpuCtx;
 use crate::codegen::dispatch::{Binding, Dispatch, GpuKernel, GpuStep, Param, Slot, grid};
-use crate::graph::{GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record_all};
+use crate::graph::{Along, Cut, GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record_all};
 use crate::{DType, Error, Result, Scalar, Shape, Tensor};
 use smallvec::smallvec;
 use std::sync::Arc;
@@ -202,6 +202,12 @@ impl Op for BatchNorm {
         Ok(())
     }
 
+    fn cuts(&self, inputs: &[Meta], _outputs: &[Meta]) -> Vec<Cut> {
+        let ins = [Some(1), Some(0), Some(0)];
+        let outs = [Along::axis(1), Along::axis(0), Along::axis(0)];
+        vec![Cut::new(inputs[0].shape()[1], &ins[..inputs.len()], &outs)]
+    }
+
     fn gpu(&self, ctx: &GpuCtx) -> Result<GpuKernel> {
         let c = Channels::from(ctx.shape(0));
         let mut kernel = GpuKernel::default();
@@ -297,6 +303,13 @@ impl Op for BatchNormBackward {
             _ => return ctx.unsupported(),
         }
         Ok(())
+    }
+
+    fn cuts(&self, inputs: &[Meta], _outputs: &[Meta]) -> Vec<Cut> {
+        let ins = [Some(1), Some(1), Some(0), Some(0), Some(0)];
+        let mut outs = vec![Along::axis(1); self.dx as usize];
+        outs.extend([self.dw, self.db].iter().filter(|&&on| on).map(|_| Along::axis(0)));
+        vec![Cut::new(inputs[1].shape()[1], &ins[..inputs.len()], &outs)]
     }
 
     fn gpu(&self, ctx: &GpuCtx) -> Result<GpuKernel> {

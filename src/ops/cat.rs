@@ -3,7 +3,7 @@
 use super::movement::{Lines, each, moved_in_runs, par_copy, par_rows, reads, words, writes};
 use crate::backend::cpu::CpuCtx;
 use crate::codegen::dispatch::{GpuKernel, Param, Slot};
-use crate::graph::{GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record};
+use crate::graph::{Along, Cut, GpuCtx, Key, Meta, Op, Outputs, Saves, Span, Vjp, record};
 use crate::{Error, Result, Tensor, shape};
 use smallvec::smallvec;
 use std::fmt::Write;
@@ -79,6 +79,19 @@ impl Op for Cat {
             }
         });
         Ok(())
+    }
+
+    fn cuts(&self, inputs: &[Meta], outputs: &[Meta]) -> Vec<Cut> {
+        let y = outputs[0].shape();
+        let mut start = 0;
+        let along = inputs.iter().map(|m| {
+            let shift = -(start as isize);
+            start += m.shape()[self.axis];
+            Some(Span { axis: self.axis, scale: 1, shift })
+        });
+        let mut cuts = vec![Cut { len: y[self.axis], inputs: along.collect(), outputs: smallvec![Along::axis(self.axis)] }];
+        cuts.extend(Cut::axes(y, inputs.len(), 1, |d| d != self.axis));
+        cuts
     }
 
     fn gpu(&self, ctx: &GpuCtx) -> Result<GpuKernel> {

@@ -3,7 +3,8 @@
 use super::{conv_cpu, conv_gpu};
 use crate::backend::cpu::CpuCtx;
 use crate::codegen::dispatch::GpuKernel;
-use crate::graph::{GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record};
+use crate::graph::{Along, Cut, GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record};
+use crate::layout::Layout;
 use crate::{DType, Error, Result, Shape, Tensor};
 use smallvec::smallvec;
 use std::sync::Arc;
@@ -229,6 +230,20 @@ impl Op for Conv2d {
         Ok(())
     }
 
+    fn flops(&self, inputs: &[&Layout], outputs: &[&Layout]) -> u64 {
+        Sizes::new(&self.window, &inputs[0].shape, &inputs[1].shape, &outputs[0].shape).flops()
+    }
+
+    fn cuts(&self, inputs: &[Meta], outputs: &[Meta]) -> Vec<Cut> {
+        let (x, y) = (inputs[0].shape(), outputs[0].shape());
+        let mut cuts = vec![Cut::new(x[0], &[Some(0), None], &[Along::axis(0)])];
+        if self.window.groups == 1 {
+            cuts.push(Cut::new(y[1], &[None, Some(0)], &[Along::axis(1)]));
+            cuts.push(Cut::new(x[1], &[Some(1), Some(1)], &[Along::Sum]));
+        }
+        cuts
+    }
+
     fn gpu(&self, ctx: &GpuCtx) -> Result<GpuKernel> {
         let s = Sizes::new(&self.window, ctx.shape(0), ctx.shape(1), ctx.outputs[0].shape());
         conv_gpu::kernel(ctx, &s, conv_gpu::Kind::Forward)
@@ -278,6 +293,20 @@ impl Op for Conv2dInputGrad {
         Ok(())
     }
 
+    fn flops(&self, inputs: &[&Layout], outputs: &[&Layout]) -> u64 {
+        Sizes::new(&self.window, &outputs[0].shape, &inputs[1].shape, &inputs[0].shape).flops()
+    }
+
+    fn cuts(&self, inputs: &[Meta], outputs: &[Meta]) -> Vec<Cut> {
+        let (g, x) = (inputs[0].shape(), outputs[0].shape());
+        let mut cuts = vec![Cut::new(g[0], &[Some(0), None], &[Along::axis(0)])];
+        if self.window.groups == 1 {
+            cuts.push(Cut::new(x[1], &[None, Some(1)], &[Along::axis(1)]));
+            cuts.push(Cut::new(g[1], &[Some(1), Some(0)], &[Along::Sum]));
+        }
+        cuts
+    }
+
     fn gpu(&self, ctx: &GpuCtx) -> Result<GpuKernel> {
         let s = Sizes::new(&self.window, ctx.outputs[0].shape(), ctx.shape(1), ctx.shape(0));
         conv_gpu::kernel(ctx, &s, conv_gpu::Kind::InputGrad)
@@ -321,6 +350,20 @@ impl Op for Conv2dWeightGrad {
             _ => return ctx.unsupported(),
         }
         Ok(())
+    }
+
+    fn flops(&self, inputs: &[&Layout], outputs: &[&Layout]) -> u64 {
+        Sizes::new(&self.window, &inputs[0].shape, &outputs[0].shape, &inputs[1].shape).flops()
+    }
+
+    fn cuts(&self, inputs: &[Meta], outputs: &[Meta]) -> Vec<Cut> {
+        let (g, w) = (inputs[1].shape(), outputs[0].shape());
+        let mut cuts = vec![Cut::new(g[0], &[Some(0), Some(0)], &[Along::Sum])];
+        if self.window.groups == 1 {
+            cuts.push(Cut::new(w[0], &[None, Some(1)], &[Along::axis(0)]));
+            cuts.push(Cut::new(w[1], &[Some(1), None], &[Along::axis(1)]));
+        }
+        cuts
     }
 
     fn gpu(&self, ctx: &GpuCtx) -> Result<GpuKernel> {

@@ -4,7 +4,8 @@ use super::rows::{Around, bind, gpu_lanes, like, to_compute, variant};
 use crate::autograd::vjp_by_decomposition;
 use crate::backend::cpu::CpuCtx;
 use crate::codegen::dispatch::{Dispatch, GpuKernel, GpuStep, Param, Slot, grid};
-use crate::graph::{GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record, record_all};
+use crate::graph::{Along, Cut, GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record, record_all};
+use crate::layout::Layout;
 use crate::{DType, Error, Result, Scalar, Shape, Tensor};
 use smallvec::smallvec;
 use std::sync::Arc;
@@ -152,6 +153,12 @@ fn positions(logits: &Shape) -> Shape {
     let mut s = logits.clone();
     s.remove(class_axis(logits.rank()));
     s
+}
+
+/// The axes of logits that are not the classes': length, place among the logits' axes, place among the positions'.
+fn rows_of(logits: &Shape) -> impl Iterator<Item = (usize, usize, usize)> + '_ {
+    let class = class_axis(logits.rank());
+    (0..logits.rank()).filter(move |&d| d != class).map(move |d| (logits[d], d, d - (d > class) as usize))
 }
 
 fn check_targets(op: &'static str, x: &Tensor, targets: &Tensor) -> Result<()> {
@@ -303,6 +310,19 @@ impl Op for Loss {
         Ok(())
     }
 
+    fn cuts(&self, inputs: &[Meta], _outputs: &[Meta]) -> Vec<Cut> {
+        rows_of(inputs[0].shape())
+            .map(|(len, axis, row)| {
+                let ins = [Some(axis), Some(row), None];
+                Cut::new(len, &ins[..inputs.len()], &[Along::axis(row); 3])
+            })
+            .collect()
+    }
+
+    fn index_range(&self, inputs: &[&Layout]) -> Option<usize> {
+        Some(inputs[0].shape[class_axis(inputs[0].shape.rank())])
+    }
+
     fn gpu(&self, ctx: &GpuCtx) -> Result<GpuKernel> {
         let a = Around::of(ctx.shape(0), class_axis(ctx.shape(0).len()));
         if a.numel() == 0 {
@@ -319,7 +339,8 @@ impl Op for Loss {
         slots.extend([Slot::Output(0), Slot::Output(1), Slot::Output(2), Slot::Fault].map(|s| (s, true)));
         slots.extend(self.weight.then_some((Slot::Input(2), false)));
         let groups = grid(a.rows().div_ceil(256 / lanes));
-        let params = self.params(a.rows(), a);
+        let mut params = self.params(a.rows(), a);
+        params.push(Param::Fault);
         let dispatch = Dispatch { label: OP, source: source.into(), bindings: bind(&slots), params, groups, flops: 0 };
         Ok(GpuKernel { temps: Vec::new(), steps: vec![GpuStep::Dispatch(dispatch)] })
     }
@@ -378,6 +399,15 @@ impl Op for LossBackward {
             _ => return ctx.unsupported(),
         }
         Ok(())
+    }
+
+    fn cuts(&self, inputs: &[Meta], _outputs: &[Meta]) -> Vec<Cut> {
+        rows_of(inputs[1].shape())
+            .map(|(len, axis, row)| {
+                let ins = [Some(row), Some(axis), Some(row), Some(row), None];
+                Cut::new(len, &ins[..inputs.len()], &[Along::axis(axis)])
+            })
+            .collect()
     }
 
     fn gpu(&self, ctx: &GpuCtx) -> Result<GpuKernel> {

@@ -5,7 +5,7 @@ use super::conv_cpu;
 use crate::backend::cpu::CpuCtx;
 use crate::codegen::dispatch::{Binding, Dispatch, GpuKernel, GpuStep, Param, Slot, grid};
 use crate::codegen::wgsl::preprocess;
-use crate::graph::{GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record};
+use crate::graph::{Along, Cut, GpuCtx, Key, Meta, Op, Outputs, Saves, Span, Vjp, record};
 use crate::{DType, Error, Result, Shape, Tensor};
 use smallvec::smallvec;
 use std::sync::Arc;
@@ -72,6 +72,15 @@ impl Op for Fold {
             _ => return ctx.unsupported(),
         }
         Ok(())
+    }
+
+    fn cuts(&self, inputs: &[Meta], outputs: &[Meta]) -> Vec<Cut> {
+        let taps = Span { axis: 1, scale: self.patches.kernel[0] * self.patches.kernel[1], shift: 0 };
+        let (from, to, images) = if self.fold { (taps, Span::from(1), outputs) } else { (Span::from(1), taps, inputs) };
+        vec![
+            Cut::new(inputs[0].shape()[0], &[Some(0)], &[Along::axis(0)]),
+            Cut { len: images[0].shape()[1], inputs: smallvec![Some(from)], outputs: smallvec![Along::Axis(to)] },
+        ]
     }
 
     fn gpu(&self, ctx: &GpuCtx) -> Result<GpuKernel> {

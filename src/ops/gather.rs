@@ -3,8 +3,9 @@
 use super::movement::{Lines, by_size, each, index_i32, moved, par_rows, reads, writes};
 use super::scatter::{Mode, Scatter, scatter};
 use crate::backend::cpu::CpuCtx;
-use crate::codegen::dispatch::{GpuKernel, Slot};
-use crate::graph::{GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record};
+use crate::codegen::dispatch::{GpuKernel, Param, Slot};
+use crate::graph::{Along, Cut, GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record};
+use crate::layout::Layout;
 use crate::{DType, Error, Result, Tensor, shape};
 use smallvec::smallvec;
 use std::sync::Arc;
@@ -71,12 +72,23 @@ impl Op for Gather {
         })
     }
 
+    fn cuts(&self, inputs: &[Meta], _outputs: &[Meta]) -> Vec<Cut> {
+        let index = inputs[1].shape();
+        let mut cuts = Cut::axes(index, 2, 1, |d| d != self.axis);
+        cuts.push(Cut::new(index[self.axis], &[None, Some(self.axis)], &[Along::axis(self.axis)]));
+        cuts
+    }
+
+    fn index_range(&self, inputs: &[&Layout]) -> Option<usize> {
+        Some(inputs[0].shape[self.axis])
+    }
+
     fn gpu(&self, ctx: &GpuCtx) -> Result<GpuKernel> {
         let l = Lines::new(ctx.shape(0), self.axis);
         let n = ctx.numel(1);
         let mut kernel = GpuKernel::default();
         if n > 0 {
-            let params = vec![n.into(), ctx.shape(1)[self.axis].into(), l.n.into(), l.inner.into()];
+            let params = vec![n.into(), ctx.shape(1)[self.axis].into(), l.n.into(), l.inner.into(), Param::Fault];
             let bindings = vec![reads(Slot::Input(0)), reads(Slot::Input(1)), writes(Slot::Output(0)), writes(Slot::Fault)];
             kernel.steps.push(each("gather", include_str!("../../shaders/gather.wgsl"), n, bindings, params));
         }

@@ -3,10 +3,12 @@
 use super::movement::{Lines, by_size, computed, each, index_i32, moved_in_runs, par_rows, reads, words, writes};
 use super::scatter::{Mode, scatter};
 use crate::backend::cpu::CpuCtx;
-use crate::codegen::dispatch::{GpuKernel, Slot};
-use crate::graph::{GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record};
-use crate::{DType, Device, Error, Result, Tensor, shape};
+use crate::codegen::dispatch::{GpuKernel, Param, Slot};
+use crate::graph::{Along, Cut, GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record};
+use crate::layout::Layout;
+use crate::{DType, Error, Result, Tensor, shape};
 use smallvec::smallvec;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Output step `k` of `axis` is step `index[k]` of input 0.
@@ -88,49 +90,37 @@ impl Op for IndexSelect {
         })
     }
 
+    fn cuts(&self, inputs: &[Meta], outputs: &[Meta]) -> Vec<Cut> {
+        let (x, y) = (inputs[0].shape(), outputs[0].shape());
+        // Rows of the table; indices; and the other axes.
+        let mut cuts = vec![
+            Cut::new(x[self.axis], &[Some(self.axis), None], &[Along::One]),
+            Cut::new(y[self.axis], &[None, Some(0)], &[Along::axis(self.axis)]),
+        ];
+        cuts.extend((0..x.rank()).filter(|&d| d != self.axis).map(|d| Cut::new(x[d], &[Some(d), None], &[Along::axis(d)])));
+        cuts
+    }
+
+    fn part(&self, cut: usize, range: &Range<usize>, _inputs: &[Meta]) -> Option<Arc<dyn Op>> {
+        (cut == 0).then(|| Arc::new(IndexSelect { start: self.start + range.start, ..*self }) as _)
+    }
+
+    fn index_range(&self, _inputs: &[&Layout]) -> Option<usize> {
+        Some(self.total)
+    }
+
     fn gpu(&self, ctx: &GpuCtx) -> Result<GpuKernel> {
         let l = Lines::new(ctx.shape(0), self.axis);
         let dtype = ctx.inputs[0].dtype;
         let (count, n, inner) = (ctx.numel(1), words(ctx.outputs[0].layout.numel(), dtype), words(l.inner, dtype));
         let mut kernel = GpuKernel::default();
         if n > 0 {
-            let params = vec![n.into(), count.into(), l.n.into(), inner.into(), self.start.into(), self.total.into()];
+            let params = vec![n.into(), count.into(), l.n.into(), inner.into(), self.start.into(), self.total.into(), Param::Fault];
             let bindings = vec![reads(Slot::Input(0)), reads(Slot::Input(1)), writes(Slot::Output(0)), writes(Slot::Fault)];
-            // A part of a table is bound from its first row up to the limit of a binding: the label says so.
-            let label = if l.n < self.total { PART } else { "index_select" };
-            kernel.steps.push(each(label, include_str!("../../shaders/index_select.wgsl"), n, bindings, params));
+            kernel.steps.push(each("index_select", include_str!("../../shaders/index_select.wgsl"), n, bindings, params));
         }
         Ok(kernel)
     }
-}
-
-/// The label of a selection from a part of a table, which stays within the largest binding although the table does not.
-pub(crate) const PART: &str = "part: index_select";
-
-/// The bytes that a kernel on this device can bind at once.
-fn binding_limit(device: Device) -> usize {
-    match device.0 {
-        #[cfg(feature = "wgpu")]
-        crate::device::Kind::Gpu(n) => crate::backend::gpu::open(n as usize, true).map_or(128 << 20, |g| g.caps().max_binding as usize),
-        _ => usize::MAX,
-    }
-}
-
-/// A selection from a table that is too large for one binding: each part gives the rows that it has and 0 for the others.
-fn select_from_parts(x: &Tensor, index: &Tensor, limit: usize) -> Result<Tensor> {
-    let total = x.dims()[0];
-    // A multiple of 256 rows starts at an offset that a binding can have.
-    let rows = (limit / (x.numel() / total * x.dtype().gpu_size()) / 256 * 256).max(256);
-    let mut sum: Option<Tensor> = None;
-    for start in (0..total).step_by(rows) {
-        let part = x.try_narrow(0, start, rows.min(total - start))?;
-        let here = record(Arc::new(IndexSelect { axis: 0, start, total }), &[&part, index])?;
-        sum = Some(match sum {
-            Some(s) => s.try_add(here)?,
-            None => here,
-        });
-    }
-    sum.ok_or_else(|| Error::argument("index_select", "an empty table"))
 }
 
 #[fornax_derive::fallible]
@@ -151,13 +141,7 @@ impl Tensor {
         let index = index_i32("index_select", index)?;
         let index = if index.rank() == 0 { index.try_reshape(1)? } else { index };
         let x = self.try_cast(moved_in_runs(self, &[Lines::new(self.dims(), axis).inner]))?;
-        let limit = binding_limit(self.device());
-        let bytes = x.numel().saturating_mul(x.dtype().gpu_size());
-        let y = if axis == 0 && bytes > limit && x.dims()[0] > 256 && x.dtype() != DType::Bool {
-            select_from_parts(&x, &index, limit)?
-        } else {
-            record(Arc::new(IndexSelect { axis, start: 0, total: self.dims()[axis] }), &[&x, &index])?
-        };
+        let y = record(Arc::new(IndexSelect { axis, start: 0, total: self.dims()[axis] }), &[&x, &index])?;
         y.try_cast(self.dtype())
     }
 

@@ -3,7 +3,8 @@
 use super::{matmul_cpu, matmul_gpu};
 use crate::backend::cpu::CpuCtx;
 use crate::codegen::dispatch::GpuKernel;
-use crate::graph::{GpuCtx, Key, Meta, Op, Outputs, Reads, Saves, Vjp, record};
+use crate::graph::{Along, Cut, GpuCtx, Key, Meta, Op, Outputs, Reads, Saves, Vjp, record};
+use crate::layout::Layout;
 use crate::{DType, Error, Result, Shape, Tensor};
 use smallvec::smallvec;
 use std::sync::Arc;
@@ -57,6 +58,22 @@ impl Op for MatMul {
 
     fn cpu(&self, ctx: &CpuCtx) -> Result<()> {
         matmul_cpu::run(ctx)
+    }
+
+    fn flops(&self, inputs: &[&Layout], outputs: &[&Layout]) -> u64 {
+        2 * (outputs[0].numel() * inputs[0].shape.last().copied().unwrap_or(0)) as u64
+    }
+
+    fn cuts(&self, inputs: &[Meta], outputs: &[Meta]) -> Vec<Cut> {
+        let (a, c, r) = (inputs[0].shape(), outputs[0].shape(), outputs[0].shape().rank());
+        // Rows, then columns, then terms; and each batch axis.
+        let mut cuts = vec![
+            Cut::new(c[r - 2], &[Some(r - 2), None], &[Along::axis(r - 2)]),
+            Cut::new(c[r - 1], &[None, Some(r - 1)], &[Along::axis(r - 1)]),
+            Cut::new(a[r - 1], &[Some(r - 1), Some(r - 2)], &[Along::Sum]),
+        ];
+        cuts.extend(Cut::axes(c, 2, 1, |d| d + 2 < r));
+        cuts
     }
 
     fn gpu(&self, ctx: &GpuCtx) -> Result<GpuKernel> {

@@ -302,8 +302,9 @@ pub(crate) mod testing {
     /// tests of this process would meet.)
     #[cfg(feature = "wgpu")]
     fn same_on_gpu(op: &dyn Op, inputs: &[&Value], outputs: &[Value]) {
-        use crate::backend::gpu::{GpuBuffer, Placed, from_gpu_bytes, test_gpu, to_gpu_bytes};
+        use crate::backend::gpu::{GpuBuffer, from_gpu_bytes, test_gpu, to_gpu_bytes};
         use crate::codegen::dispatch::{Param, Slot};
+        use crate::codegen::dispatch::{Placed, Window};
         let Some(gpu) = test_gpu() else { return };
         let bytes = |v: &Value| {
             let host = unsafe { &v.buffer.slice::<u8>()[..v.meta.layout.numel() * v.meta.dtype.size()] };
@@ -330,11 +331,11 @@ pub(crate) mod testing {
                         *p = Param::Word(op.scalars()[index].word(dtype));
                     }
                 }
-                Placed { offsets: vec![0; d.bindings.len()], step: GpuStep::Dispatch(d) }
+                Placed { windows: vec![Window::default(); d.bindings.len()], step: GpuStep::Dispatch(d) }
             }
-            GpuStep::Zero(s) => Placed { step: GpuStep::Zero(slot(s)), offsets: vec![0] },
+            GpuStep::Zero(s) => Placed { step: GpuStep::Zero(slot(s)), windows: vec![] },
         });
-        let plan = gpu.compile(steps.collect()).unwrap();
+        let plan = gpu.compile(steps.collect(), gpu.caps()).unwrap();
         gpu.run(&plan, &buffers.iter().collect::<Vec<_>>(), &|_| 0).unwrap();
         for (k, v) in outs.iter().enumerate().filter(|(_, v)| size(v) > 0) {
             let read = || gpu.read(&buffers[inputs.len() + k], size(v));

@@ -6,9 +6,9 @@ use crate::autograd::vjp_by_decomposition;
 use crate::backend::cpu::CpuCtx;
 use crate::backend::cpu::simd::multiversion;
 use crate::codegen::dispatch::{Dispatch, GpuKernel, GpuStep, Param, Slot, grid};
-use crate::graph::{GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record, record_all};
+use crate::graph::{Along, Cut, GpuCtx, Key, Meta, Op, Outputs, Saves, Span, Vjp, record, record_all};
 use crate::{DType, Error, Result, Scalar, Shape, Tensor};
-use smallvec::smallvec;
+use smallvec::{SmallVec, smallvec};
 use std::sync::Arc;
 
 /// y = (x - mean) · rstd · weight + bias over rows of the row-major input. Row `r` is in group `r % groups`; its element `k` takes weight
@@ -164,6 +164,14 @@ impl Norm {
 
     fn rows(&self, numel: usize) -> usize {
         numel.checked_div(self.n()).unwrap_or(0)
+    }
+
+    /// The first axis that can be cut, along which the rows are not, and the same ranges of the rows' statistics.
+    fn rows_axis(&self, x: &Shape) -> Option<(Span, Span)> {
+        let axis = (0..x.rank()).find(|&d| x[d] > 1)?;
+        let step = x.numel() / x[axis];
+        let whole = self.n() > 0 && step.is_multiple_of(self.n() * self.groups);
+        whole.then(|| (Span::from(axis), Span { axis: 0, scale: step / self.n(), shift: 0 }))
     }
 
     /// The input as channels for the sums over each weight's elements.
@@ -325,6 +333,14 @@ impl Op for Norm {
             _ => return ctx.unsupported(),
         }
         Ok(())
+    }
+
+    fn cuts(&self, inputs: &[Meta], outputs: &[Meta]) -> Vec<Cut> {
+        let Some((x, rows)) = self.rows_axis(inputs[0].shape()) else { return Vec::new() };
+        let mut ins: SmallVec<[Option<Span>; 8]> = smallvec![None; inputs.len()];
+        ins[0] = Some(x);
+        let outs = (0..outputs.len()).map(|i| Along::Axis(if i == 0 { x } else { rows })).collect();
+        vec![Cut { len: inputs[0].shape()[x.axis], inputs: ins, outputs: outs }]
     }
 
     fn gpu(&self, ctx: &GpuCtx) -> Result<GpuKernel> {
@@ -537,6 +553,15 @@ impl Op for NormBackward {
             _ => return ctx.unsupported(),
         }
         Ok(())
+    }
+
+    fn cuts(&self, inputs: &[Meta], outputs: &[Meta]) -> Vec<Cut> {
+        let Some((x, rows)) = self.norm.rows_axis(inputs[1].shape()) else { return Vec::new() };
+        let mut ins: SmallVec<[Option<Span>; 8]> = smallvec![Some(x), Some(x)];
+        ins.extend(self.norm.weight.then_some(None));
+        ins.resize(inputs.len(), Some(rows));
+        let outs = (0..outputs.len()).map(|i| if i == 0 && self.dx { Along::Axis(x) } else { Along::Sum }).collect();
+        vec![Cut { len: inputs[1].shape()[x.axis], inputs: ins, outputs: outs }]
     }
 
     fn gpu(&self, ctx: &GpuCtx) -> Result<GpuKernel> {

@@ -3,10 +3,11 @@
 use super::movement::{by_size, each, moved, par_rows, reads, writes};
 use crate::backend::cpu::CpuCtx;
 use crate::codegen::dispatch::{GpuKernel, Param, Slot};
-use crate::graph::{GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record};
+use crate::graph::{Along, Cut, GpuCtx, Key, Meta, Op, Outputs, Saves, Span, Vjp, record};
 use crate::layout::row_major;
 use crate::{DType, Error, Result, Scalar, Tensor};
 use smallvec::{SmallVec, smallvec};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// What stands in the padding.
@@ -108,6 +109,19 @@ impl Op for Pad {
             });
             Ok(())
         })
+    }
+
+    fn cuts(&self, _inputs: &[Meta], outputs: &[Meta]) -> Vec<Cut> {
+        let y = outputs[0].shape();
+        let span = |d: usize| Some(Span { axis: d, scale: 1, shift: -(self.pads[d].0 as isize) });
+        let cut = |d| Cut { len: y[d], inputs: smallvec![span(d)], outputs: smallvec![Along::axis(d)] };
+        (0..y.rank()).map(cut).collect()
+    }
+
+    fn part(&self, axis: usize, range: &Range<usize>, _inputs: &[Meta]) -> Option<Arc<dyn Op>> {
+        let mut pads = self.pads.clone();
+        pads[axis].0 = pads[axis].0.saturating_sub(range.start);
+        Some(Arc::new(Pad { pads, value: self.value }))
     }
 
     fn gpu(&self, ctx: &GpuCtx) -> Result<GpuKernel> {

@@ -4,7 +4,7 @@ use super::conv::Pair;
 use super::{pool_cpu, pool_gpu};
 use crate::backend::cpu::CpuCtx;
 use crate::codegen::dispatch::GpuKernel;
-use crate::graph::{GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record, record_all};
+use crate::graph::{Cut, GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record, record_all};
 use crate::{DType, Error, Result, Shape, Tensor};
 use smallvec::smallvec;
 use std::sync::Arc;
@@ -166,6 +166,10 @@ impl Op for Pool {
             _ => return ctx.unsupported(),
         }
         Ok(())
+    }
+
+    fn cuts(&self, inputs: &[Meta], outputs: &[Meta]) -> Vec<Cut> {
+        Cut::axes(inputs[0].shape(), inputs.len(), outputs.len(), |d| d == 0)
     }
 
     fn gpu(&self, ctx: &GpuCtx) -> Result<GpuKernel> {

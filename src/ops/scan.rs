@@ -8,7 +8,7 @@ use super::scatter::{Mode, Scatter, scatter};
 use crate::backend::cpu::CpuCtx;
 use crate::codegen::dispatch::{Dispatch, GpuKernel, GpuStep, Slot, grid};
 use crate::codegen::wgsl::preprocess;
-use crate::graph::{GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record, record_all};
+use crate::graph::{Cut, GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record, record_all};
 use crate::{DType, Error, Options, Result, Scalar, Tensor, shape};
 use smallvec::smallvec;
 use std::sync::Arc;
@@ -301,6 +301,10 @@ impl Op for Scan {
     fn cpu(&self, ctx: &CpuCtx) -> Result<()> {
         by_number!(ctx, ctx.dtype(0), T => self.typed::<T>(ctx));
         Ok(())
+    }
+
+    fn cuts(&self, inputs: &[Meta], outputs: &[Meta]) -> Vec<Cut> {
+        Cut::axes(inputs[0].shape(), inputs.len(), outputs.len(), |d| d != self.axis)
     }
 
     fn gpu(&self, ctx: &GpuCtx) -> Result<GpuKernel> {

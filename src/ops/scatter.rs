@@ -9,11 +9,13 @@ use super::movement::{
     Add, Lines, Shared, by_number, by_size, computed, copy_input, each, index_i32, moved, output_from_input, par_each, reads, writes,
 };
 use crate::backend::cpu::CpuCtx;
-use crate::codegen::dispatch::{GpuKernel, GpuStep, Slot};
+use crate::codegen::dispatch::{GpuKernel, GpuStep, Param, Slot};
 use crate::codegen::wgsl::preprocess;
-use crate::graph::{GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record};
+use crate::graph::{Along, Cut, GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record};
+use crate::layout::Layout;
 use crate::{DType, Error, Options, Result, Tensor, shape};
 use smallvec::smallvec;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// What happens at a place that is named.
@@ -159,6 +161,20 @@ impl Scatter {
         Ok(())
     }
 
+    /// The ways to cut: rows of the tensor first, then the axes along which the places are alike.
+    fn ways(&self, inputs: &[Meta]) -> Vec<Cut> {
+        let x = inputs[0].shape();
+        let mut ins = vec![None; inputs.len()];
+        ins[0] = Some(self.axis);
+        let mut cuts = vec![Cut::new(x[self.axis], &ins, &[Along::axis(self.axis)])];
+        for d in (0..x.rank()).filter(|&d| d != self.axis) {
+            let mut ins = vec![if self.shared { None } else { Some(d) }; inputs.len()];
+            (ins[0], ins[inputs.len() - 1]) = (Some(d), Some(d));
+            cuts.push(Cut::new(x[d], &ins, &[Along::axis(d)]));
+        }
+        cuts
+    }
+
     fn steps(&self, ctx: &GpuCtx, source: usize) -> GpuKernel {
         let mut kernel = GpuKernel::default();
         if ctx.numel(0) == 0 {
@@ -184,7 +200,7 @@ impl Scatter {
             defines.push(("ELEMENT", ""));
         }
         let invocations = if element { ctx.numel(source) } else { l.count() };
-        let params = vec![invocations.into(), n.into(), l.n.into(), l.inner.into(), self.start.into(), self.total.into()];
+        let params = vec![invocations.into(), n.into(), l.n.into(), l.inner.into(), self.start.into(), self.total.into(), Param::Fault];
         let mut bindings: Vec<_> = (1..=source).map(|i| reads(Slot::Input(i))).collect();
         bindings.extend([writes(Slot::Output(0)), writes(Slot::Fault)]);
         let step: GpuStep = each("scatter", preprocess(text, &defines), invocations, bindings, params);
@@ -220,6 +236,18 @@ impl Op for Scatter {
 
     fn cpu(&self, ctx: &CpuCtx) -> Result<()> {
         self.run(ctx, 2)
+    }
+
+    fn cuts(&self, inputs: &[Meta], _outputs: &[Meta]) -> Vec<Cut> {
+        self.ways(inputs)
+    }
+
+    fn index_range(&self, _inputs: &[&Layout]) -> Option<usize> {
+        Some(self.total)
+    }
+
+    fn part(&self, cut: usize, range: &Range<usize>, _inputs: &[Meta]) -> Option<Arc<dyn Op>> {
+        (cut == 0).then(|| Arc::new(Scatter { start: self.start + range.start, ..*self }) as _)
     }
 
     fn gpu(&self, ctx: &GpuCtx) -> Result<GpuKernel> {
@@ -262,6 +290,18 @@ impl Op for ScatterSorted {
 
     fn cpu(&self, ctx: &CpuCtx) -> Result<()> {
         self.0.run(ctx, 3)
+    }
+
+    fn cuts(&self, inputs: &[Meta], _outputs: &[Meta]) -> Vec<Cut> {
+        self.0.ways(inputs)
+    }
+
+    fn index_range(&self, _inputs: &[&Layout]) -> Option<usize> {
+        Some(self.0.total)
+    }
+
+    fn part(&self, cut: usize, range: &Range<usize>, _inputs: &[Meta]) -> Option<Arc<dyn Op>> {
+        (cut == 0).then(|| Arc::new(ScatterSorted(Scatter { start: self.0.start + range.start, ..self.0 })) as _)
     }
 
     fn gpu(&self, ctx: &GpuCtx) -> Result<GpuKernel> {

@@ -5,7 +5,7 @@ use super::sort::{Ordered, order_define};
 use crate::backend::cpu::CpuCtx;
 use crate::codegen::dispatch::{GpuKernel, Slot};
 use crate::codegen::wgsl::preprocess;
-use crate::graph::{GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record};
+use crate::graph::{Along, Cut, GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record};
 use crate::{DType, Error, Result, Tensor};
 use smallvec::smallvec;
 use std::sync::Arc;
@@ -84,6 +84,13 @@ impl Op for SearchSorted {
             _ => return ctx.unsupported(),
         }
         Ok(())
+    }
+
+    fn cuts(&self, inputs: &[Meta], _outputs: &[Meta]) -> Vec<Cut> {
+        let (rows, values) = (inputs[0].shape(), inputs[1].shape());
+        let shared = |d: usize| rows.rank() == 1 || d + 1 == values.rank();
+        let cut = |d: usize| Cut::new(values[d], &[if shared(d) { None } else { Some(d) }, Some(d)], &[Along::axis(d)]);
+        (0..values.rank()).map(cut).collect()
     }
 
     fn gpu(&self, ctx: &GpuCtx) -> Result<GpuKernel> {

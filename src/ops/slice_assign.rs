@@ -4,7 +4,7 @@ use super::movement::{Shared, by_size};
 use super::movement::{copy_input, each, moved, moved_in_runs, output_from_input, par_each, reads, words, writes};
 use crate::backend::cpu::CpuCtx;
 use crate::codegen::dispatch::{GpuKernel, Param, Slot};
-use crate::graph::{GpuCtx, Meta, Op, Outputs, Saves, Vjp, record};
+use crate::graph::{Along, Cut, GpuCtx, Meta, Op, Outputs, Saves, Vjp, record};
 use crate::layout::row_major;
 use crate::{DType, Error, Result, Scalar, Shape, Tensor, shape};
 use smallvec::{SmallVec, smallvec};
@@ -16,9 +16,20 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(crate) struct SliceAssign {
     pub starts: SmallVec<[Scalar; 6]>,
+    /// On the GPU, for a part of the tensor: see `first`.
+    part: SmallVec<[Option<usize>; 6]>,
 }
 
 impl SliceAssign {
+    fn new(starts: SmallVec<[Scalar; 6]>) -> SliceAssign {
+        SliceAssign { starts, part: SmallVec::new() }
+    }
+
+    /// The first place of a part along an axis, where the tensor was cut there and the block was not.
+    fn first(&self, axis: usize) -> Option<usize> {
+        self.part.get(axis).copied().flatten()
+    }
+
     fn start(&self, axis: usize) -> usize {
         self.starts[axis].as_i64() as usize
     }
@@ -58,7 +69,7 @@ impl Op for SliceAssign {
         let dx = match ctx.needs[0] {
             true => {
                 let zeros = Tensor::try_zeros(value.shape(), (dy.dtype(), dy.device()))?;
-                Some(record(Arc::new(SliceAssign { starts: self.starts.clone() }), &[dy, &zeros])?)
+                Some(record(Arc::new(SliceAssign::new(self.starts.clone())), &[dy, &zeros])?)
             }
             false => None,
         };
@@ -110,6 +121,23 @@ impl Op for SliceAssign {
         })
     }
 
+    fn cuts(&self, inputs: &[Meta], _outputs: &[Meta]) -> Vec<Cut> {
+        let (x, v) = (inputs[0].shape(), inputs[1].shape());
+        // Along an axis that the block does not fill every part looks at the whole block: where it lies is known at run time only.
+        let fills = |d: usize| self.first(d).is_none() && x[d] == v[d];
+        let cut = |d: usize| Cut::new(x[d], &[Some(d), if fills(d) { Some(d) } else { None }], &[Along::axis(d)]);
+        (0..x.rank()).map(cut).collect()
+    }
+
+    fn part(&self, axis: usize, range: &Range<usize>, inputs: &[Meta]) -> Option<Arc<dyn Op>> {
+        let (x, v) = (inputs[0].shape(), inputs[1].shape());
+        let mut part: SmallVec<[Option<usize>; 6]> = (0..x.rank()).map(|d| self.first(d)).collect();
+        if part[axis].is_some() || x[axis] != v[axis] {
+            part[axis] = Some(part[axis].unwrap_or(0) + range.start);
+        }
+        Some(Arc::new(SliceAssign { starts: self.starts.clone(), part }))
+    }
+
     fn gpu(&self, ctx: &GpuCtx) -> Result<GpuKernel> {
         // Small elements come in rows that are whole words: see `assign`.
         let dtype = ctx.inputs[0].dtype;
@@ -128,15 +156,18 @@ impl Op for SliceAssign {
             return Ok(kernel);
         }
         let strides = row_major(&size);
-        let mut params: Vec<Param> = vec![n.into(), 0u32.into(), 0u32.into(), 0u32.into()];
+        let mut params: Vec<Param> = vec![n.into(), size.first().copied().unwrap_or(1).into(), 0u32.into(), 0u32.into()];
         for k in 0..size.len() {
-            params.extend([block[k].into(), (strides[k] as u32).into(), Param::Scalar { index: k, dtype: DType::U32 }, 0u32.into()]);
+            let first = self.first(k).unwrap_or(0);
+            params.extend([block[k].into(), (strides[k] as u32).into(), Param::Scalar { index: k, dtype: DType::U32 }, first.into()]);
         }
         if size.is_empty() {
             params.extend([1u32, 1, 0, 0].map(Param::from));
         }
         let rank = size.len().max(1).to_string();
-        let source = crate::codegen::wgsl::preprocess(include_str!("../../shaders/slice_assign.wgsl"), &[("RANK", &rank)]);
+        let mut defines = vec![("RANK", rank.as_str())];
+        defines.extend(self.part.iter().any(Option::is_some).then_some(("PART", "")));
+        let source = crate::codegen::wgsl::preprocess(include_str!("../../shaders/slice_assign.wgsl"), &defines);
         kernel.steps.push(each("slice_assign", source, n, vec![reads(Slot::Input(1)), writes(Slot::Output(0))], params));
         Ok(kernel)
     }
@@ -151,7 +182,7 @@ fn assign(x: &Tensor, starts: SmallVec<[Scalar; 6]>, value: &Tensor) -> Result<T
         _ => moved(x),
     };
     let value = value.try_cast(dtype)?.try_cast(via)?;
-    record(Arc::new(SliceAssign { starts }), &[&x.try_cast(via)?, &value])?.try_cast(dtype)
+    record(Arc::new(SliceAssign::new(starts)), &[&x.try_cast(via)?, &value])?.try_cast(dtype)
 }
 
 #[fornax_derive::fallible]
@@ -210,7 +241,7 @@ mod tests {
     use super::*;
 
     fn op(starts: &[usize]) -> SliceAssign {
-        SliceAssign { starts: starts.iter().map(|&s| s.into()).collect() }
+        SliceAssign::new(starts.iter().map(|&s| s.into()).collect())
     }
 
     #[test]

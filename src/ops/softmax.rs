@@ -5,7 +5,7 @@ use crate::autograd::vjp_by_decomposition;
 use crate::backend::cpu::CpuCtx;
 use crate::backend::cpu::simd::multiversion;
 use crate::codegen::dispatch::{Binding, Dispatch, GpuKernel, GpuStep, Slot, grid};
-use crate::graph::{GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record};
+use crate::graph::{Cut, GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record};
 use crate::{DType, Error, Result, Tensor, shape};
 use smallvec::smallvec;
 use std::sync::Arc;
@@ -238,6 +238,10 @@ impl Op for Softmax {
         Ok(())
     }
 
+    fn cuts(&self, inputs: &[Meta], _outputs: &[Meta]) -> Vec<Cut> {
+        Cut::axes(inputs[0].shape(), 1, 1, |d| d != self.axis)
+    }
+
     fn gpu(&self, ctx: &GpuCtx) -> Result<GpuKernel> {
         self.dispatch(self.name(), include_str!("../../shaders/softmax.wgsl"), ctx, &[Slot::Input(0), Slot::Output(0)])
     }
@@ -280,6 +284,10 @@ impl Op for SoftmaxBackward {
             _ => return ctx.unsupported(),
         }
         Ok(())
+    }
+
+    fn cuts(&self, inputs: &[Meta], _outputs: &[Meta]) -> Vec<Cut> {
+        Cut::axes(inputs[0].shape(), 2, 1, |d| d != self.0.axis)
     }
 
     fn gpu(&self, ctx: &GpuCtx) -> Result<GpuKernel> {

@@ -8,7 +8,7 @@ use super::scatter::{Mode, Scatter, scatter};
 use crate::backend::cpu::CpuCtx;
 use crate::codegen::dispatch::{Dispatch, GpuKernel, GpuStep, Slot, grid};
 use crate::codegen::wgsl::preprocess;
-use crate::graph::{GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record_all};
+use crate::graph::{Cut, GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record_all};
 use crate::{DType, Error, Result, Tensor, shape};
 use rayon::prelude::*;
 use smallvec::smallvec;
@@ -165,6 +165,11 @@ impl Op for Sort {
             }
             Ok(())
         })
+    }
+
+    fn cuts(&self, inputs: &[Meta], _outputs: &[Meta]) -> Vec<Cut> {
+        let x = inputs[0].shape();
+        Cut::axes(x, 1, 2, |d| d + 1 < x.rank())
     }
 
     fn gpu(&self, ctx: &GpuCtx) -> Result<GpuKernel> {

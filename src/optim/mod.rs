@@ -49,7 +49,9 @@ pub trait Optimizer {
     /// backward pass did not reach, stay.
     ///
     /// # Errors
-    /// A setting out of its range (a negative learning rate), and nothing is changed then; those of evaluating the new values: memory, device loss. (An index out of range in the forward pass is told by the device's next read.)
+    /// A setting out of its range (a negative learning rate), and nothing is changed then; those of evaluating the new values: memory, device loss.
+    /// `Error::Index` where an op that ran since the device's last read met an index out of range: on the CPU at once; on a GPU, which a step
+    /// does not wait for, the next read (of the loss, say) returns it. The parameters have their new values even so.
     fn step(&mut self, grads: Gradients) -> Result<()>;
 
     /// The learning rate.
@@ -131,7 +133,8 @@ impl<const N: usize> Slots<N> {
         })?;
         drop(grads);
         roots.extend(take_updated());
-        crate::graph::flush::flush_owned(&roots)
+        crate::graph::flush::flush_owned(&roots)?;
+        if roots.iter().any(|t| !t.device().is_gpu()) { crate::graph::run::check_cpu_fault() } else { Ok(()) }
     }
 
     fn state_dict(&self) -> StateDict {

@@ -4,12 +4,11 @@ use crate::backend::Storage;
 use crate::backend::cpu::memory::CpuBuffer;
 use crate::device::Kind;
 use crate::graph::node::with_grad;
-use crate::graph::{Meta, Node, flush, run::CPU_FAULT};
+use crate::graph::{Meta, Node, flush, run::check_cpu_fault};
 use crate::stats::{COUNTERS, count};
 use crate::{DType, Device, Element, Error, Result, Shape, Tensor};
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// Evaluates several tensors in one flush: less work than one after the other where they share ancestors.
 ///
@@ -92,8 +91,8 @@ impl Tensor {
         Ok(Node::leaf(device, Meta::new(dtype, shape), Arc::new(storage), false))
     }
 
-    /// Evaluates and shows the bytes of the elements in row-major order.
-    pub(crate) fn with_bytes<R>(&self, f: impl FnOnce(&[u8]) -> R) -> Result<R> {
+    /// Evaluates; the value in row-major order, and the first element and the length of it in the memory.
+    fn evaluated(&self) -> Result<(Arc<Storage>, usize, usize)> {
         let whole =
             if self.layout().is_contiguous() { Cow::Borrowed(self) } else { Cow::Owned(with_grad(false, || self.try_contiguous())?) };
         whole.eval()?;
@@ -101,24 +100,109 @@ impl Tensor {
         let Some(storage) = whole.storage() else {
             return Err(Error::Kernel { op: "read".into(), message: "no value after a flush: please report this as a bug".into() });
         };
-        let (start, len) = (whole.layout().offset, whole.numel());
+        Ok((storage, whole.layout().offset, whole.numel()))
+    }
+
+    /// Evaluates and shows the bytes of the elements in row-major order.
+    pub(crate) fn with_bytes<R>(&self, f: impl FnOnce(&[u8]) -> R) -> Result<R> {
+        let (storage, start, len) = self.evaluated()?;
         let size = self.dtype().size();
         match &*storage {
             Storage::Cpu(b) => {
-                check_fault()?;
+                check_cpu_fault()?;
                 // SAFETY: a tensor's value never changes while a handle on it lives.
                 let bytes = unsafe { b.slice::<u8>() };
                 Ok(f(&bytes[start * size..(start + len) * size]))
             }
             #[cfg(feature = "wgpu")]
             Storage::Gpu(b) => {
-                let Kind::Gpu(n) = self.node.device.0 else { unreachable!("GPU memory belongs to a GPU") };
-                let gpu = crate::backend::gpu::open(n as usize, true)?;
-                let word = self.dtype().gpu_size();
-                let mut raw = gpu.read(b, (start + len) * word)?;
-                raw.truncate((start + len) * word);
-                raw.drain(..start * word);
+                let (gpu, from, to) = self.bytes_on_gpu(start, len)?;
+                let mut raw = gpu.read_from(b, from as u64, to - from)?;
+                raw.drain(..start * self.dtype().gpu_size() - from);
                 Ok(f(&crate::backend::gpu::from_gpu_bytes(self.dtype(), raw)))
+            }
+        }
+    }
+
+    /// The GPU, and the bytes to read there: from a multiple of 16 on.
+    #[cfg(feature = "wgpu")]
+    fn bytes_on_gpu(&self, start: usize, len: usize) -> Result<(&'static crate::backend::gpu::Gpu, usize, usize)> {
+        let Kind::Gpu(n) = self.node.device.0 else { unreachable!("GPU memory belongs to a GPU") };
+        let word = self.dtype().gpu_size();
+        Ok((crate::backend::gpu::open(n as usize, true)?, start * word / 16 * 16, (start + len) * word))
+    }
+
+    /// Evaluates, and starts bringing the bytes of the elements in row-major order to the host.
+    fn start_read(&self) -> Result<Bytes> {
+        let (storage, start, len) = self.evaluated()?;
+        match &*storage {
+            Storage::Cpu(b) => {
+                check_cpu_fault()?;
+                let size = self.dtype().size();
+                // SAFETY: a tensor's value never changes while a handle on it lives.
+                let bytes = unsafe { b.slice::<u8>() };
+                Ok(Bytes::Here(bytes[start * size..(start + len) * size].to_vec()))
+            }
+            #[cfg(feature = "wgpu")]
+            Storage::Gpu(b) => {
+                let (gpu, from, to) = self.bytes_on_gpu(start, len)?;
+                let skip = start * self.dtype().gpu_size() - from;
+                Ok(Bytes::Coming { reading: gpu.read_async(b, from as u64, to - from)?, skip, dtype: self.dtype() })
+            }
+        }
+    }
+
+    /// As [`to_vec`](Tensor::to_vec), as a future of any runtime: the work is submitted when this is called, not when the future is first
+    /// polled, and the thread that polls never waits. On the CPU the value is there at once; on a GPU a thread of the library waits for the
+    /// copy and wakes the task. A future that is dropped leaves its work to be done for nothing.
+    ///
+    /// # Errors
+    /// As [`to_vec`](Tensor::to_vec).
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor};
+    /// let x = Tensor::ones(3, Device::cpu());
+    /// let reading = (&x * 2.0).to_vec_async::<f32>();
+    /// assert_eq!(pollster::block_on(reading)?, [2.0; 3]);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
+    pub fn to_vec_async<T: Element>(&self) -> impl Future<Output = Result<Vec<T>>> + Send + use<T> {
+        let (started, dtype, shape) = (self.start_read(), self.dtype(), self.shape().clone());
+        async move {
+            let bytes = match started? {
+                Bytes::Here(bytes) => bytes,
+                #[cfg(feature = "wgpu")]
+                Bytes::Coming { reading, skip, dtype } => {
+                    let mut raw = reading.await?;
+                    raw.drain(..skip);
+                    crate::backend::gpu::from_gpu_bytes(dtype, raw)
+                }
+            };
+            if dtype == T::DTYPE {
+                return Ok(elements(&bytes));
+            }
+            with_grad(false, || Tensor::from_bytes(&bytes, dtype, shape, Device::cpu())?.to_vec())
+        }
+    }
+
+    /// As [`item`](Tensor::item), as a future; see [`to_vec_async`](Tensor::to_vec_async).
+    ///
+    /// # Errors
+    /// As [`item`](Tensor::item).
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor};
+    /// let loss = Tensor::ones(8, Device::cpu()).sum(());
+    /// assert_eq!(pollster::block_on(loss.item_async::<f32>())?, 8.0);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
+    pub fn item_async<T: Element>(&self) -> impl Future<Output = Result<T>> + Send + use<T> {
+        let one = self.numel() == 1;
+        let (shape, values) = (self.shape().clone(), one.then(|| self.to_vec_async::<T>()));
+        async move {
+            match values {
+                Some(values) => Ok(values.await?[0]),
+                None => Err(Error::shape("item", &[shape], "one element; use to_vec for more")),
             }
         }
     }
@@ -140,7 +224,7 @@ impl Tensor {
             let host = if T::DTYPE.on_gpu() { self.clone() } else { self.try_to(Device::cpu())? };
             return with_grad(false, || host.try_cast(T::DTYPE))?.to_vec();
         }
-        self.with_bytes(|b| b.chunks_exact(size_of::<T>()).map(bytemuck::checked::pod_read_unaligned).collect())
+        self.with_bytes(elements)
     }
 
     /// The value of a tensor of one element, converted to `T` if need be.
@@ -163,13 +247,18 @@ impl Tensor {
     }
 }
 
-/// An index that was out of range since the CPU's last read.
-fn check_fault() -> Result<()> {
-    if CPU_FAULT.load(Ordering::Relaxed) != 0 && CPU_FAULT.swap(0, Ordering::Relaxed) != 0 {
-        let message = "an index was out of range in an op computed since this device was last read (gather, index_select, embedding, scatter, \
-                       the classes of cross_entropy, …): it read 0 or wrote nothing. The fault belongs to the device, not to the tensor read"
-            .into();
-        return Err(Error::Index { op: "index", message });
-    }
-    Ok(())
+/// The bytes of a tensor: here, or on the way.
+enum Bytes {
+    Here(Vec<u8>),
+    #[cfg(feature = "wgpu")]
+    Coming {
+        reading: crate::backend::gpu::Reading,
+        skip: usize,
+        dtype: DType,
+    },
+}
+
+/// Host bytes as elements.
+fn elements<T: Element>(bytes: &[u8]) -> Vec<T> {
+    bytes.chunks_exact(size_of::<T>()).map(bytemuck::checked::pod_read_unaligned).collect()
 }

@@ -461,6 +461,34 @@ fn check_values(report: &mut Report, case: &Case) -> Result<()> {
     Ok(())
 }
 
+/// The GPU with the smallest bindings with which a case can run at all: nothing changes but the number of dispatches. Where something cannot be
+/// cut further (a row of a softmax), the device says so before it runs anything, and larger ones are tried. The number of kernels in parts.
+pub fn check_limited(report: &mut Report, case: &Case) -> Result<usize> {
+    let (true, Some(device)) = (case.gpu, gpu()) else { return Ok(0) };
+    let values = arrays(case, Lie::Plain);
+    let (rel, abs) = (4.0 * case.tol.max(2e-5), 4.0 * (case.tol * 0.1).max(2e-6));
+    let f32s = |device| tensors(case, &values, DType::F32, Lie::Plain, device);
+    let want = run(case, &f32s(Device::cpu())?)?;
+    let smallest = |f: &dyn Fn() -> Result<Vec<f64>>| {
+        let mut limit = 64;
+        loop {
+            match testing::with_gpu_limits(limit, u64::MAX, f) {
+                (Err(e), _) if limit < 64 << 10 && e.to_string().contains("this device binds at most") => limit *= 2,
+                other => return other,
+            }
+        }
+    };
+    let (got, mut parts) = smallest(&|| run(case, &f32s(device)?));
+    report.compare("gpu, small bindings", case, got, &want, rel, abs);
+    if case.order > 0 {
+        let want = gradient_values(case, &values, DType::F32, Device::cpu())?;
+        let (got, more) = smallest(&|| gradient_values(case, &values, DType::F32, device));
+        report.compare("gpu gradient, small bindings", case, got, &want, 1e-3, 1e-4);
+        parts += more;
+    }
+    Ok(parts)
+}
+
 /// Fixed weights of a sum over an output.
 fn weights(name: &str, n: usize) -> Vec<f64> {
     let mut rng = Rng::named(name);

@@ -16,6 +16,7 @@ mod golden_special;
 mod graphs;
 mod harness;
 mod indexing;
+mod limits;
 mod loaders;
 mod modules;
 mod ops_fused;
@@ -28,6 +29,7 @@ mod ops_values;
 mod ops_views;
 mod optim;
 mod programs;
+mod reads;
 mod registry;
 #[cfg(feature = "wgpu")]
 mod shaders;

@@ -82,7 +82,8 @@ impl<'a> CpuCtx<'a> {
         unsafe { &mut a.buffer.slice_mut::<u8>()[..a.layout.numel() * a.dtype.size()] }
     }
 
-    /// Records that an index was out of range. The kernel then reads 0 or writes nothing; the device's next read returns `Error::Index`.
+    /// Records that an index was out of range. The kernel then reads 0 or writes nothing; the device's next read returns an
+    /// `Error::Index` that names the op.
     pub fn fault(&self) {
         self.fault.store(1, Ordering::Relaxed);
     }

@@ -5,6 +5,7 @@ mod ctx;
 mod fold;
 mod fused;
 pub(crate) mod memory;
+pub(crate) mod profile;
 mod reduce;
 pub(crate) mod simd;
 pub(crate) mod threads;

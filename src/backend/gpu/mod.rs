@@ -14,23 +14,17 @@ pub(crate) use adapter::{open, opened};
 #[allow(unused_imports)]
 pub(crate) use convert::{from_gpu_bytes, to_gpu_bytes};
 pub(crate) use memory::GpuBuffer;
+pub(crate) use read::Reading;
 #[allow(unused_imports)]
 pub(crate) use run::Compiled;
 #[cfg(test)]
 pub(crate) use tests::test_gpu;
 
-use crate::codegen::dispatch::{Caps, GpuStep};
+use crate::backend::Fault;
+use crate::codegen::dispatch::Caps;
 use crate::{Error, Result};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
-
-/// A step with its buffers: every slot is `Slot::Buffer` or `Slot::Fault`, every parameter `Word` or `Remote`.
-#[derive(Debug)]
-pub(crate) struct Placed {
-    pub step: GpuStep,
-    /// The byte offset of each binding (a multiple of `Caps::offset_alignment`).
-    pub offsets: Vec<u64>,
-}
 
 /// An opened GPU.
 pub(crate) struct Gpu {
@@ -49,6 +43,8 @@ pub(crate) struct Gpu {
     bind_groups: Mutex<run::BindGroups>,
     staging: read::Staging,
     fault: wgpu::Buffer,
+    /// The faults that kernels can report, in the order in which their ops were first planned; see `fault_word`.
+    faults: Mutex<Vec<Fault>>,
     /// Where `FORNAX_PROFILE=1` asks for one.
     profiler: Option<profile::Profiler>,
     /// Why the device was lost: final.
@@ -128,6 +124,23 @@ impl Gpu {
 
     fn label(&self) -> String {
         format!("gpu:{} ({})", self.number, self.name)
+    }
+
+    /// The word that a kernel leaves in the fault word. The op that was planned first has the largest: it is told.
+    pub fn fault_word(&self, fault: &Fault) -> u32 {
+        let mut known = lock(&self.faults);
+        let at = known.iter().position(|f| f == fault).unwrap_or_else(|| {
+            known.push(fault.clone());
+            known.len() - 1
+        });
+        u32::MAX - at as u32
+    }
+
+    /// What a fault word says.
+    fn fault_of(&self, word: u32) -> Error {
+        let unknown =
+            || Fault { op: "read", message: "an index was out of range in an op computed since this device was last read".into() };
+        lock(&self.faults).get((u32::MAX - word) as usize).cloned().unwrap_or_else(unknown).error()
     }
 
     /// `Error::DeviceLost` once the device is gone.

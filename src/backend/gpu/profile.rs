@@ -1,28 +1,42 @@
-//! `FORNAX_PROFILE=1`: the time of every dispatch on the GPU, and a table of it at the end.
+//! `FORNAX_PROFILE=1`: the time of every dispatch on the GPU, by timestamps.
 
-use super::{Gpu, lock};
+use super::Gpu;
 use crate::Result;
-use crate::codegen::dispatch::Caps;
-use std::collections::BTreeMap;
-use std::fmt::Write;
-use std::sync::Mutex;
+use crate::backend::profile::{self, Peak, Table};
+use crate::codegen::dispatch::{Binding, Caps, Dispatch, GpuStep, Placed, Slot, grid};
 
 /// The most queries that one set may hold.
 const QUERIES: u32 = 4096;
+
+/// Multiply-adds in registers: what the arithmetic of a device can do at most.
+const MULTIPLY_ADDS: &str = "
+struct Params { rounds: u32, factor: f32 }
+
+@group(0) @binding(0) var<storage, read_write> out: array<vec4<f32>>;
+@group(1) @binding(0) var<uniform> p: Params;
+
+@compute @workgroup_size(256)
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+    var a = vec4<f32>(f32(id.x));
+    var b = a + 1.0;
+    var c = a + 2.0;
+    var d = a + 3.0;
+    let m = vec4<f32>(p.factor);
+    for (var i = 0u; i < p.rounds; i++) {
+        a = fma(a, m, b);
+        b = fma(b, m, c);
+        c = fma(c, m, d);
+        d = fma(d, m, a);
+    }
+    if (id.x < arrayLength(&out)) { out[id.x] = a + b + c + d; }
+}
+";
 
 /// Times by kernel.
 pub(super) struct Profiler {
     /// Nanoseconds of a tick.
     period: f64,
-    rows: Mutex<BTreeMap<&'static str, Row>>,
-}
-
-#[derive(Default, Clone)]
-struct Row {
-    count: u64,
-    nanoseconds: f64,
-    bytes: u64,
-    flops: u64,
+    table: Table,
 }
 
 /// The queries of one submit.
@@ -36,14 +50,14 @@ pub(super) struct Timer {
 impl Profiler {
     /// A profiler where the environment asks for one and the adapter has timestamps.
     pub fn from_env(caps: &Caps, period: f32) -> Option<Profiler> {
-        if !std::env::var("FORNAX_PROFILE").is_ok_and(|v| v == "1") {
+        if !profile::wanted() {
             return None;
         }
         if !caps.timestamps {
             eprintln!("fornax: FORNAX_PROFILE=1, but this adapter has no timestamps");
             return None;
         }
-        Some(Profiler { period: period as f64, rows: Mutex::default() })
+        Some(Profiler { period: period as f64, table: Table::new() })
     }
 
     /// The queries for one submit.
@@ -111,60 +125,80 @@ impl Gpu {
         self.wait()?;
         let view = timer.mapped.slice(..n).get_mapped_range().map_err(|e| self.failed("profile", e.to_string()))?;
         let ticks: Vec<u64> = view.chunks_exact(8).map(|w| w.iter().rev().fold(0, |v, &b| v << 8 | b as u64)).collect();
-        let mut rows = lock(&profiler.rows);
         for ((label, bytes, flops), t) in timer.dispatches.iter().zip(ticks.chunks_exact(2)) {
-            let row = rows.entry(label).or_default();
-            row.count += 1;
-            row.nanoseconds += t[1].saturating_sub(t[0]) as f64 * profiler.period;
-            row.bytes += bytes;
-            row.flops += flops;
+            profiler.table.add(label, t[1].saturating_sub(t[0]) as f64 * profiler.period, *bytes, *flops);
         }
         Ok(())
     }
 
-    /// The table of kernels with their times, the longest first; `None` without `FORNAX_PROFILE=1`.
+    /// The table of kernels with their times; `None` without `FORNAX_PROFILE=1`.
     pub fn profile(&self) -> Option<String> {
-        let mut rows: Vec<(&str, Row)> = lock(&self.profiler.as_ref()?.rows).iter().map(|(k, r)| (*k, r.clone())).collect();
-        rows.sort_by(|a, b| b.1.nanoseconds.total_cmp(&a.1.nanoseconds));
-        let total: f64 = rows.iter().map(|r| r.1.nanoseconds).sum();
-        let mut out = format!("{}: {:.3} ms in kernels\n", self.label(), total / 1e6);
-        // Writing to a String cannot fail.
-        let _ = writeln!(out, "{:>10} {:>6} {:>8} {:>10} {:>9} {:>9}  kernel", "ms", "%", "count", "us each", "GB/s", "GFLOP/s");
-        for (label, r) in rows {
-            let _ = writeln!(
-                out,
-                "{:>10.3} {:>6.1} {:>8} {:>10.2} {:>9.1} {:>9.1}  {label}",
-                r.nanoseconds / 1e6,
-                100.0 * r.nanoseconds / total.max(1.0),
-                r.count,
-                r.nanoseconds / 1e3 / r.count as f64,
-                r.bytes as f64 / r.nanoseconds.max(1.0),
-                r.flops as f64 / r.nanoseconds.max(1.0),
-            );
+        Some(self.profiler.as_ref()?.table.text(&self.label()))
+    }
+
+    /// Where a profile is wanted: measures what the device can do, and prints the table when the process ends.
+    pub(super) fn start_profile(&'static self) {
+        let Some(profiler) = &self.profiler else { return };
+        match self.peak() {
+            Ok(peak) => profiler.table.set_peak(peak),
+            Err(e) => eprintln!("fornax: FORNAX_PROFILE=1, but the peaks of {} could not be measured: {e}", self.label()),
         }
-        Some(out)
+        profiler.table.take();
+        profile::at_exit(|| self.profile().unwrap_or_default());
+    }
+
+    /// A copy of 64 MiB, and a loop of multiply-adds.
+    fn peak(&self) -> Result<Peak> {
+        let words = (64 << 20).min(self.caps.max_binding as usize) / 4;
+        let (from, to) = (self.alloc(words * 4)?, self.alloc(words * 4)?);
+        let binding = |i, write| Binding { slot: Slot::Buffer(i), write };
+        let step = |label, source: &'static str, bindings, params, groups, flops| Placed {
+            step: GpuStep::Dispatch(Dispatch { label, source: source.into(), bindings, params, groups, flops }),
+            windows: Vec::new(),
+        };
+        let (groups, rounds) = (2048u64, 512u64);
+        let steps = vec![
+            step(
+                "copy",
+                include_str!("../../../shaders/copy.wgsl"),
+                vec![binding(0, false), binding(1, true)],
+                vec![words.into()],
+                grid(words.div_ceil(256)),
+                0,
+            ),
+            step(
+                "multiply-adds",
+                MULTIPLY_ADDS,
+                vec![binding(1, true)],
+                vec![(rounds as u32).into(), 0.5f32.into()],
+                [groups as u32, 1, 1],
+                groups * 256 * rounds * 4 * 4 * 2,
+            ),
+        ];
+        let plan = self.compile(steps, &self.caps)?;
+        let mut best = Peak { bandwidth: 0.0, flops: 0.0 };
+        let Some(profiler) = &self.profiler else { return Ok(best) };
+        for _ in 0..3 {
+            self.run_at(&plan, &[(&from, 0), (&to, 0)], &|_| 0)?;
+            for r in profiler.table.take().into_values() {
+                let rate = |n: u64| n as f64 / r.nanoseconds.max(1.0);
+                // The loop's few stores count for nothing, and the copy has no arithmetic.
+                best.flops = best.flops.max(rate(r.flops));
+                if r.flops == 0 {
+                    best.bandwidth = best.bandwidth.max(rate(r.bytes));
+                }
+            }
+        }
+        Ok(best)
     }
 }
 
-static PROFILED: Mutex<Vec<&'static Gpu>> = Mutex::new(Vec::new());
-
-/// Prints a GPU's table when the process ends.
-pub(super) fn at_exit(gpu: &'static Gpu) {
-    unsafe extern "C" {
-        fn atexit(callback: extern "C" fn()) -> std::ffi::c_int;
-    }
-    extern "C" fn print() {
-        for gpu in lock(&PROFILED).iter() {
-            eprintln!("{}", gpu.profile().unwrap_or_default());
-        }
-    }
-    if gpu.profiler.is_none() {
-        return;
-    }
-    let mut list = lock(&PROFILED);
-    list.push(gpu);
-    if list.len() == 1 {
-        // SAFETY: the C library's function on every platform that we run on; the callback touches only statics and does not unwind.
-        unsafe { atexit(print) };
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_loop_is_valid() {
+        let module = naga::front::wgsl::parse_str(super::MULTIPLY_ADDS).unwrap();
+        let mut v = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), naga::valid::Capabilities::empty());
+        v.validate(&module).unwrap();
     }
 }

@@ -2,8 +2,8 @@
 
 use super::pipeline::Pipeline;
 use super::profile::Timer;
-use super::{Gpu, GpuBuffer, Placed, lock};
-use crate::codegen::dispatch::{Dispatch, GpuStep, Param, Slot};
+use super::{Gpu, GpuBuffer, lock};
+use crate::codegen::dispatch::{Caps, Dispatch, GpuStep, Param, Placed, Slot, Window, work};
 use crate::{Error, Result};
 use smallvec::SmallVec;
 use std::collections::HashMap;
@@ -19,6 +19,9 @@ pub(crate) struct Compiled {
     words: usize,
     /// Bytes that every parameter binding shows: the largest block.
     window: u32,
+    /// The largest storage binding that the plan was made for, and the most work of a submit.
+    max_binding: u64,
+    max_work: u64,
     blocks: Mutex<Blocks>,
 }
 
@@ -27,13 +30,14 @@ enum Step {
     Dispatch {
         label: &'static str,
         pipeline: Arc<Pipeline>,
-        bindings: SmallVec<[(Slot, u64); 8]>,
+        bindings: SmallVec<[(Slot, Window); 8]>,
         params: Option<u32>,
         groups: [u32; 3],
         flops: u64,
     },
     Zero {
         buffer: usize,
+        window: Window,
     },
 }
 
@@ -60,9 +64,6 @@ pub(super) struct BindGroups {
 
 type GroupKey = (u32, SmallVec<[(u64, u64, u64); 8]>);
 
-/// What the labels of generated kernels (and of those that read a part of a table) begin with: they know of the largest binding and stay within it.
-const SPLITS: [&str; 3] = ["fused", "reduce", "part"];
-
 const GENERATION: usize = 4096;
 
 impl BindGroups {
@@ -83,21 +84,37 @@ impl BindGroups {
     }
 }
 
+/// The first byte of a window of a tensor that starts at byte `start` of its buffer, and the one past its last.
+fn range(b: &GpuBuffer, start: u64, window: &Window) -> (u64, u64) {
+    let (from, end) = (start + window.from, b.padded());
+    (from, if window.bytes == 0 { end } else { end.min(from + window.bytes) })
+}
+
 impl Gpu {
-    /// Builds (or finds) the pipelines.
+    /// Builds (or finds) the pipelines. `limits` are the capabilities that the steps were made for.
     ///
     /// # Errors
     /// `Error::Kernel` with the compiler's message where a shader does not compile.
-    pub fn compile(&self, steps: Vec<Placed>) -> Result<Compiled> {
+    pub fn compile(&self, steps: Vec<Placed>, limits: &Caps) -> Result<Compiled> {
         self.alive()?;
         let dispatches: Vec<&Dispatch> =
             steps.iter().filter_map(|p| if let GpuStep::Dispatch(d) = &p.step { Some(d) } else { None }).collect();
         let mut pipelines = self.pipelines(&dispatches)?.into_iter();
         let align = self.uniform_alignment as usize / 4;
-        let mut plan = Compiled { steps: Vec::new(), params: Vec::new(), words: 0, window: 0, blocks: Mutex::default() };
+        let mut plan = Compiled {
+            steps: Vec::new(),
+            params: Vec::new(),
+            words: 0,
+            window: 0,
+            max_binding: limits.max_binding,
+            max_work: limits.max_work,
+            blocks: Mutex::default(),
+        };
         for placed in &steps {
             let step = match &placed.step {
-                GpuStep::Zero(Slot::Buffer(buffer)) => Step::Zero { buffer: *buffer },
+                GpuStep::Zero(Slot::Buffer(buffer)) => {
+                    Step::Zero { buffer: *buffer, window: placed.windows.first().copied().unwrap_or_default() }
+                }
                 GpuStep::Zero(slot) => return Err(self.failed("zero", format!("a plan's buffer is wanted, not {slot:?}"))),
                 GpuStep::UnlessInPlace(d) => {
                     return Err(self.failed(d.label, "the plan decides whether this step runs: UnlessInPlace must be gone".into()));
@@ -109,11 +126,11 @@ impl Gpu {
                         if !matches!(b.slot, Slot::Buffer(_) | Slot::Fault) {
                             return Err(self.failed(d.label, format!("binding {k} is not placed: {:?}", b.slot)));
                         }
-                        let offset = placed.offsets.get(k).copied().unwrap_or(0);
-                        if offset % self.caps.offset_alignment as u64 != 0 {
-                            return Err(self.failed(d.label, format!("binding {k} is at byte {offset}, which is not aligned")));
+                        let window = placed.windows.get(k).copied().unwrap_or_default();
+                        if window.from % self.caps.offset_alignment as u64 != 0 {
+                            return Err(self.failed(d.label, format!("binding {k} is at byte {}, which is not aligned", window.from)));
                         }
-                        bindings.push((b.slot, offset));
+                        bindings.push((b.slot, window));
                     }
                     if d.groups.iter().any(|&g| g > 65_535) {
                         return Err(self.failed(d.label, format!("{:?} workgroups: at most 65535 a dimension", d.groups)));
@@ -152,7 +169,9 @@ impl Gpu {
             let mut blocks = lock(&plan.blocks);
             let mut timer = self.profiler.as_ref().and_then(|p| p.timer(&self.device));
             let commands = self.encode(plan, &mut blocks, buffers, word, timer.as_mut())?;
-            self.submit(Some(commands));
+            for c in commands {
+                self.submit(Some(c));
+            }
             Ok(timer)
         });
         let timer = done?;
@@ -174,11 +193,12 @@ impl Gpu {
 
     /// Encodes without a submit, for measuring.
     #[cfg(test)]
-    pub(super) fn encode_only(&self, plan: &Compiled, buffers: &[&GpuBuffer]) -> Result<wgpu::CommandBuffer> {
+    pub(super) fn encode_only(&self, plan: &Compiled, buffers: &[&GpuBuffer]) -> Result<Vec<wgpu::CommandBuffer>> {
         let buffers: Vec<_> = buffers.iter().map(|&b| (b, 0)).collect();
         self.encode(plan, &mut lock(&plan.blocks), &buffers, &|_| 0, None)
     }
 
+    /// One command buffer, or several where the work of one would be too long for a watchdog.
     fn encode(
         &self,
         plan: &Compiled,
@@ -186,27 +206,37 @@ impl Gpu {
         buffers: &[(&GpuBuffer, u64)],
         word: &dyn Fn(&Param) -> u32,
         mut timer: Option<&mut Timer>,
-    ) -> Result<wgpu::CommandBuffer> {
+    ) -> Result<Vec<wgpu::CommandBuffer>> {
         let buffer = |i: usize| buffers.get(i).copied().ok_or_else(|| self.failed("run", format!("the plan has no buffer {i}")));
         let params = self.write_params(plan, blocks, word)?;
-        let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: None });
+        let new_encoder = || self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: None });
+        let mut encoder = new_encoder();
+        let mut finished = Vec::new();
         let mut pass: Option<wgpu::ComputePass<'static>> = None;
         let mut current: Option<&Arc<Pipeline>> = None;
-        let mut count = 0;
+        let (mut count, mut done) = (0, 0u64);
         for step in &plan.steps {
             match step {
-                Step::Zero { buffer: i } => {
+                Step::Zero { buffer: i, window } => {
                     // A clear costs a new pass, about a microsecond; a fill kernel would cost about the same, and pages of new memory
                     // would be cleared twice.
                     drop(pass.take());
                     let (b, start) = buffer(*i)?;
-                    encoder.clear_buffer(b.raw(), start, Some(b.padded().saturating_sub(start)));
+                    let (from, to) = range(b, start, window);
+                    encoder.clear_buffer(b.raw(), from, Some(to.saturating_sub(from)));
                 }
                 Step::Dispatch { label, pipeline, bindings, params: at, groups, flops } => {
                     if groups.contains(&0) {
                         continue;
                     }
-                    let group = self.bind_group(label, pipeline, bindings, &buffer)?;
+                    let (group, bytes) = self.bind_group(label, pipeline, bindings, plan.max_binding, &buffer)?;
+                    let work = work(*flops, bytes);
+                    if done > 0 && done.saturating_add(work) > plan.max_work {
+                        drop(pass.take());
+                        finished.push(std::mem::replace(&mut encoder, new_encoder()).finish());
+                        done = 0;
+                    }
+                    done += work;
                     let pass = pass.get_or_insert_with(|| {
                         current = None;
                         encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes: None }).forget_lifetime()
@@ -223,11 +253,7 @@ impl Gpu {
                     pass.dispatch_workgroups(groups[0], groups[1], groups[2]);
                     count += 1;
                     if let (true, Some(t)) = (begun, timer.as_mut()) {
-                        let bytes = bindings.iter().map(|(slot, at)| match slot {
-                            Slot::Buffer(i) => buffers.get(*i).map_or(0, |(b, start)| b.padded().saturating_sub(at + start)),
-                            _ => 0,
-                        });
-                        t.end(pass, bytes.sum(), *flops);
+                        t.end(pass, bytes, *flops);
                     }
                 }
             }
@@ -237,7 +263,8 @@ impl Gpu {
             t.resolve(&mut encoder);
         }
         self.counters.dispatches.fetch_add(count, Ordering::Relaxed);
-        Ok(encoder.finish())
+        finished.push(encoder.finish());
+        Ok(finished)
     }
 
     /// Brings the plan's parameters onto the GPU, where they are not there already.
@@ -287,36 +314,39 @@ impl Gpu {
         Ok(Some(&block.group))
     }
 
+    /// The bind group of a dispatch, and the bytes that it shows.
     fn bind_group<'a>(
         &self,
         label: &str,
         pipeline: &Pipeline,
-        bindings: &[(Slot, u64)],
+        bindings: &[(Slot, Window)],
+        max_binding: u64,
         buffer: &dyn Fn(usize) -> Result<(&'a GpuBuffer, u64)>,
-    ) -> Result<wgpu::BindGroup> {
+    ) -> Result<(wgpu::BindGroup, u64)> {
         let mut key: GroupKey = (pipeline.layouts.id, SmallVec::new());
         let mut raws: SmallVec<[&wgpu::Buffer; 8]> = SmallVec::new();
-        for (k, (slot, offset)) in bindings.iter().enumerate() {
-            let (id, raw, size, start) = match slot {
+        let mut bytes = 0;
+        for (k, (slot, window)) in bindings.iter().enumerate() {
+            let (id, raw, from, to) = match slot {
                 Slot::Buffer(i) => {
                     let (b, start) = buffer(*i)?;
-                    (b.id(), b.raw(), b.padded(), start)
+                    let (from, to) = range(b, start, window);
+                    (b.id(), b.raw(), from, to)
                 }
-                _ => (0, &self.fault, 16, 0),
+                _ => (0, &self.fault, 0, 16),
             };
-            let offset = offset + start;
-            if offset >= size {
-                return Err(self.failed(label, format!("binding {k} starts at byte {offset} of {size}")));
+            if from >= to {
+                return Err(self.failed(label, format!("binding {k} starts at byte {from} of {to}")));
             }
-            if size - offset > self.caps.max_binding && !SPLITS.iter().any(|s| label.starts_with(s)) {
-                let message = format!("binding {k} has {} bytes: this device binds at most {}", size - offset, self.caps.max_binding);
+            if to - from > max_binding {
+                let message = format!("binding {k} has {} bytes: this device binds at most {max_binding}", to - from);
                 return Err(self.failed(label, message));
             }
-            let size = (size - offset).min(self.caps.max_binding);
-            key.1.push((id, offset, size));
+            bytes += to - from;
+            key.1.push((id, from, to - from));
             raws.push(raw);
         }
-        Ok(lock(&self.bind_groups).get(key, |key| {
+        let group = lock(&self.bind_groups).get(key, |key| {
             self.counters.bind_groups.fetch_add(1, Ordering::Relaxed);
             let entries: SmallVec<[wgpu::BindGroupEntry; 8]> = key
                 .1
@@ -329,7 +359,8 @@ impl Gpu {
                 })
                 .collect();
             self.device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout: &pipeline.layouts.storage, entries: &entries })
-        }))
+        });
+        Ok((group, bytes))
     }
 
     /// Copies all bytes of one buffer to another that is at least as long.

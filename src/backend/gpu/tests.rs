@@ -1,7 +1,7 @@
 //! The backend by itself, on whatever adapter there is.
 
 use super::*;
-use crate::codegen::dispatch::{Binding, Dispatch, Param, Slot};
+use crate::codegen::dispatch::{Binding, Dispatch, GpuStep, Param, Placed, Slot, Window};
 
 /// The GPU to test on. Without one the test is skipped, unless `FORNAX_REQUIRE_GPU=1`.
 pub(crate) fn test_gpu() -> Option<&'static Gpu> {
@@ -36,7 +36,7 @@ fn add(from: usize, to: usize, n: usize, by: f32) -> Placed {
         groups: [n.div_ceil(64) as u32, 1, 1],
         flops: 0,
     });
-    Placed { step, offsets: vec![0, 0] }
+    Placed { step, windows: vec![Window::default(); 2] }
 }
 
 fn word(_: &Param) -> u32 {
@@ -55,12 +55,15 @@ fn uploads_runs_and_reads() {
     let b = gpu.alloc(1001 * 4).unwrap();
     // 0 → 1, 1 → 1 (in place), zero 0.
     let plan = gpu
-        .compile(vec![
-            add(0, 1, 1001, 1.0),
-            add(1, 1, 1001, 0.5),
-            Placed { step: GpuStep::Zero(Slot::Buffer(0)), offsets: vec![] },
-            add(0, 1, 1, 0.25),
-        ])
+        .compile(
+            vec![
+                add(0, 1, 1001, 1.0),
+                add(1, 1, 1001, 0.5),
+                Placed { step: GpuStep::Zero(Slot::Buffer(0)), windows: vec![] },
+                add(0, 1, 1, 0.25),
+            ],
+            gpu.caps(),
+        )
         .unwrap();
     gpu.run(&plan, &[&a, &b], &word).unwrap();
     let out = floats(&gpu.read(&b, 1001 * 4).unwrap());
@@ -84,7 +87,7 @@ fn replays_change_parameters_and_threads_do_not_mix_them() {
         let scalar = crate::codegen::kernel::ScalarRef { entry: 0, index: 0 };
         d.params[1] = Param::Remote { scalar, dtype: crate::DType::F32 };
     }
-    let plan = gpu.compile(vec![placed]).unwrap();
+    let plan = gpu.compile(vec![placed], gpu.caps()).unwrap();
     std::thread::scope(|s| {
         for t in 0..4 {
             let plan = &plan;
@@ -115,7 +118,7 @@ fn faults_are_reported_once() {
         groups: [1, 1, 1],
         flops: 0,
     });
-    let plan = gpu.compile(vec![Placed { step, offsets: vec![] }]).unwrap();
+    let plan = gpu.compile(vec![Placed { step, windows: vec![] }], gpu.caps()).unwrap();
     let b = gpu.upload(&[7; 16]).unwrap();
     gpu.run(&plan, &[], &word).unwrap();
     assert!(matches!(gpu.read(&b, 16), Err(Error::Index { .. })));
@@ -129,7 +132,7 @@ fn errors_say_what_is_wrong() {
     if let GpuStep::Dispatch(d) = &mut bad.step {
         d.source = "fn main( {".into();
     }
-    assert!(matches!(gpu.compile(vec![bad]), Err(Error::Kernel { op, .. }) if op == "add"));
+    assert!(matches!(gpu.compile(vec![bad], gpu.caps()), Err(Error::Kernel { op, .. }) if op == "add"));
     let huge = gpu.alloc(usize::MAX / 4).unwrap_err();
     assert!(huge.to_string().contains("at most"), "{huge}");
     assert!(matches!(open(99, true), Err(Error::Device { .. })));
@@ -156,7 +159,7 @@ fn a_lost_device_stays_lost() {
     let Some(_) = test_gpu() else { return };
     let gpu = adapter::open_private().unwrap();
     let a = gpu.upload(&[1; 16]).unwrap();
-    let plan = gpu.compile(vec![add(0, 0, 4, 1.0)]).unwrap();
+    let plan = gpu.compile(vec![add(0, 0, 4, 1.0)], gpu.caps()).unwrap();
     gpu.device.destroy();
     let _ = gpu.wait();
     let lost = |r: Result<()>| assert!(matches!(r, Err(Error::DeviceLost { .. })), "{r:?}");
@@ -164,7 +167,7 @@ fn a_lost_device_stays_lost() {
     lost(gpu.read(&a, 16).map(drop));
     lost(gpu.alloc(16).map(drop));
     lost(gpu.upload(&[1]).map(drop));
-    lost(gpu.compile(vec![add(0, 1, 4, 1.0)]).map(drop));
+    lost(gpu.compile(vec![add(0, 1, 4, 1.0)], gpu.caps()).map(drop));
 }
 
 #[test]
@@ -191,12 +194,12 @@ fn gpu_costs() {
         let us = |d: std::time::Duration| d.as_secs_f64() * 1e6 / (n * per) as f64;
         println!("{what}: {:.2} us on the host, {:.2} us until done", us(host), us(start.elapsed()));
     };
-    let many = gpu.compile((0..64).map(|i| add(i % 2, 1 - i % 2, 1024, 1.0)).collect()).unwrap();
+    let many = gpu.compile((0..64).map(|i| add(i % 2, 1 - i % 2, 1024, 1.0)).collect(), gpu.caps()).unwrap();
     time("dispatch, 64 a submit", 50, 64, &|| gpu.run(&many, &[&a, &b], &word).unwrap());
     let start = std::time::Instant::now();
     (0..100).for_each(|_| drop(gpu.encode_only(&many, &[&a, &b]).unwrap()));
     println!("encoding, 64 dispatches: {:.2} us each", start.elapsed().as_secs_f64() * 1e6 / 6400.0);
-    let one = gpu.compile(vec![add(0, 1, 1024, 1.0)]).unwrap();
+    let one = gpu.compile(vec![add(0, 1, 1024, 1.0)], gpu.caps()).unwrap();
     time("submit of one dispatch", 500, 1, &|| gpu.run(&one, &[&a, &b], &word).unwrap());
     time("read of 4 KiB", 500, 1, &|| drop(gpu.read(&b, 4096).unwrap()));
     time("upload of 4 KiB", 500, 1, &|| drop(gpu.upload(&[1; 4096]).unwrap()));
