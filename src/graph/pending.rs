@@ -105,7 +105,10 @@ fn keep_error(tensor: &Tensor, result: crate::Result<()>) {
     if let Err(e) = result
         && !tensor.node.is_ready()
     {
-        tensor.node.body().error = Some(e);
-        tensor.node.state.store(FAILED, Ordering::Release);
+        let mut body = tensor.node.body();
+        // Not where another thread's flush has computed it meanwhile.
+        if tensor.node.state.compare_exchange(PENDING, FAILED, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+            body.error = Some(e);
+        }
     }
 }

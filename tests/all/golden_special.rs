@@ -147,7 +147,6 @@ const GRADIENT_DEVIATIONS: &[Deviation] = &[
     ("abs", f32::is_nan, "NaN, as of sign"),
     ("acosh", |x| x == -1.0, "outside the domain, where the value is NaN: −∞ for ∞"),
     ("softsign", f32::is_infinite, "0, the limit, for NaN"),
-    ("clamp", |x| x.abs() == 1.0, "1 on the bounds, as in older versions of PyTorch, for 0"),
 ];
 
 fn deviates(list: &[Deviation], name: &str, args: &[&[f32]], i: usize) -> bool {

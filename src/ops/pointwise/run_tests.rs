@@ -85,7 +85,8 @@ fn slope(x: &[f32], f: impl Fn(&Tensor) -> Tensor) -> Vec<f32> {
 fn subgradients_are_pytorchs() {
     assert_eq!(slope(&[-1.0, 0.0, 1.0], Tensor::relu), [0.0, 0.0, 1.0]);
     assert_eq!(slope(&[-1.0, 0.0, 1.0], Tensor::abs), [-1.0, 0.0, 1.0]);
-    assert_eq!(slope(&[-1.0, 0.0, 1.0], |x| x.clamp(0.0, 1.0)), [0.0, 1.0, 1.0]);
+    assert_eq!(slope(&[-1.0, 0.0, 1.0], |x| x.clamp(0.0, 1.0)), [0.0, 0.0, 0.0]);
+    assert_eq!(slope(&[0.0, 0.5, 1.0], |x| x.clamp(0.0, 1.0)), [0.0, 1.0, 0.0]);
     assert_eq!(slope(&[-1.0, 0.0, 1.0], |x| x.maximum(0.0)), [0.0, 0.5, 1.0]);
     assert_eq!(slope(&[-1.0, 0.0, 1.0], |x| x.minimum(x)), [1.0, 1.0, 1.0]);
     assert_eq!(slope(&[1.0, 3.0, 3.0], |x| x.max(())), [0.0, 0.5, 0.5]);

@@ -44,7 +44,7 @@ pub(crate) mod rows {
         rule: Rule::Bounded,
         grads: &[|c| {
             let x = c.tensor(0)?;
-            x.try_ge(&c.args[1])?.try_logical_and(x.try_le(&c.args[2])?)?.try_where(&c.g, 0.0)
+            x.try_gt(&c.args[1])?.try_logical_and(x.try_lt(&c.args[2])?)?.try_where(&c.g, 0.0)
         }],
         domain: &[(-4.0, 4.0), (-3.0, -1.0), (1.0, 3.0)],
     };
@@ -78,7 +78,7 @@ impl Tensor {
         record(Arc::new(Pointwise { row: &CAST, args, scalars, dtype: self.dtype().compute(), out: dtype, shape: None }), &[self])
     }
 
-    /// `x` held between `lo` and `hi` (`hi` where they cross); NaN stays. The derivative is 1 on the bounds too. Bounds that an integer dtype cannot
+    /// `x` held between `lo` and `hi` (`hi` where they cross); NaN stays. The derivative is 1 between the bounds, and 0 on them. Bounds that an integer dtype cannot
     /// hold bound nothing.
     ///
     /// ```
