@@ -156,7 +156,7 @@ pub(crate) fn gpu_steps(roots: &[Tensor], caps: &Caps) -> Result<Vec<crate::code
         if hosts.is_empty() {
             claim.liveness(roots);
             let plan = Planner::build(&claim, Device(DeviceKind::Gpu(0)), caps, fuse(), false)?;
-            return Ok(super::plan::place(&plan, caps, &|_| 1)?.into_iter().map(|p| p.step).collect());
+            return Ok(super::plan::place::place(&plan, caps, &|_| 1)?.into_iter().map(|p| p.step).collect());
         }
         drop(guard);
         drop(claim);

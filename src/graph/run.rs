@@ -174,7 +174,7 @@ fn run_gpu(plan: &Plan, claim: &Claim, n: usize) -> Result<Vec<Option<Arc<Storag
     let gpu = gpu::open(n, true)?;
     if plan.compiled.get().is_none() {
         let caps = plan.caps.as_ref().unwrap_or(gpu.caps());
-        let compiled = gpu.compile(super::plan::place(plan, caps, &|f| gpu.fault_word(f))?, caps)?;
+        let compiled = gpu.compile(super::plan::place::place(plan, caps, &|f| gpu.fault_word(f))?, caps)?;
         // Only one flush runs at a time: nobody else can have set it.
         plan.compiled.set(compiled).unwrap_or_else(drop);
     }
