@@ -5,7 +5,9 @@ use super::super::split::{Steps, copy};
 use super::{Plan, Work};
 #[cfg(feature = "wgpu")]
 use crate::backend::Fault;
-use crate::codegen::dispatch::{Caps, GpuStep, Placed, Slot as Bound};
+#[cfg(feature = "wgpu")]
+use crate::codegen::dispatch::Placed;
+use crate::codegen::dispatch::{Caps, GpuStep, Slot as Bound};
 use crate::codegen::kernel::{Fused, Operand, collapse};
 use crate::layout::Layout;
 use crate::{Error, Result};
