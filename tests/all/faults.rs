@@ -11,6 +11,19 @@ fn indices_out_of_range() {
 }
 
 #[test]
+fn a_profile_is_printed_at_the_end() {
+    let exe = std::env::current_exe().unwrap();
+    let args = ["--exact", "faults::alone::chains_are_one_kernel", "--ignored", "--test-threads=1"];
+    let out = std::process::Command::new(exe).args(args).env("FORNAX_PROFILE", "1").output().unwrap();
+    let text = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{text}");
+    let table = text.split("\n\n").find(|t| t.trim_start().starts_with("cpu: ")).unwrap_or_else(|| panic!("no table of the CPU in {text}"));
+    let row = table.lines().find(|l| l.contains("  fused ")).unwrap_or_else(|| panic!("no fused kernel in {table}"));
+    let share: f64 = row.split_whitespace().nth(6).unwrap().parse().unwrap();
+    assert!(table.contains("measured peaks") && table.contains("roof %") && share > 0.0, "{table}");
+}
+
+#[test]
 fn display_of_a_fault() {
     isolated("faults::alone::display_never_panics");
 }

@@ -9,7 +9,8 @@ use std::time::Instant;
 
 static TABLE: Table = Table::new();
 
-/// The CPU's table, where `FORNAX_PROFILE=1` asks for one. The first call measures what the machine can do, in about a tenth of a second.
+/// The CPU's table, where `FORNAX_PROFILE=1` asks for one. The first call measures what the machine can do, in about a tenth of a second (in a
+/// debug build, what debug code can do: profile a release build).
 pub(crate) fn table() -> Option<&'static Table> {
     static FIRST: Once = Once::new();
     if !wanted() {
