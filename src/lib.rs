@@ -12,6 +12,7 @@ mod error;
 mod graph;
 pub mod io;
 mod layout;
+pub mod metrics;
 pub mod nn;
 mod ops;
 pub mod optim;

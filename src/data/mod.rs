@@ -21,12 +21,14 @@ mod csv;
 mod dataset;
 mod digits;
 mod idx;
+mod image;
 mod lines;
 mod loader;
 mod prefetch;
 mod rng;
 mod source;
 mod stream;
+pub mod transforms;
 
 pub use cifar::{cifar10, cifar100};
 pub use collate::{Collate, Request};
@@ -35,6 +37,9 @@ pub use csv::{Csv, Table};
 pub use dataset::{Dataset, Rows, TensorDataset};
 pub use digits::{Digits, digits};
 pub use idx::{mnist, read_idx};
+#[cfg(feature = "image")]
+pub use image::ImageFolder;
+pub use image::{Filter, Image};
 pub use lines::{Json, Lines};
 pub use loader::{Batches, DataLoader, LoaderState};
 pub use rng::Rng;

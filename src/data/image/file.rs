@@ -1,0 +1,56 @@
+//! PNG and JPEG files.
+
+use super::Image;
+use crate::{Error, Result};
+use ::image::{DynamicImage, ImageDecoder, ImageReader, Limits};
+use std::io::Cursor;
+use std::path::Path;
+
+/// The most bytes of pixels that a byte of a file can stand for: deflate's bound is 1032, JPEG's a few bits for each 8×8 block.
+const RATIO: u64 = 2048;
+
+impl Image {
+    /// Reads a PNG or JPEG file as three channels, red, green and blue.
+    ///
+    /// # Errors
+    /// `Error::Io` for the file; `Error::Format` where it is no such image, is cut off, or claims to be larger than its bytes can say.
+    pub fn read(path: impl AsRef<Path>) -> Result<Image> {
+        let path = path.as_ref();
+        let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+        Image::decode(&path.display().to_string(), &bytes)
+    }
+
+    /// The same from the bytes of a file; `name` is for messages.
+    ///
+    /// # Errors
+    /// As [`read`](Image::read).
+    pub fn decode(name: &str, bytes: &[u8]) -> Result<Image> {
+        let wrong = |e: ::image::ImageError| Error::format(name, e.to_string());
+        let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| Error::io(name, e))?;
+        let mut decoder = reader.into_decoder().map_err(wrong)?;
+        let (width, height) = decoder.dimensions();
+        let most = RATIO * bytes.len() as u64 + (1 << 16);
+        if decoder.total_bytes() > most {
+            let message = format!("{width}×{height} pixels of {} bytes cannot be in a file of {}", decoder.total_bytes(), bytes.len());
+            return Err(Error::format(name, message));
+        }
+        let mut limits = Limits::no_limits();
+        limits.max_alloc = Some(2 * most);
+        decoder.set_limits(limits).map_err(wrong)?;
+        let decoded = DynamicImage::from_decoder(decoder).map_err(wrong)?;
+        let (width, height) = (width as usize, height as usize);
+        let data = match decoded {
+            // 16 bits a channel.
+            DynamicImage::ImageLuma16(_) | DynamicImage::ImageLumaA16(_) | DynamicImage::ImageRgb16(_) | DynamicImage::ImageRgba16(_) => {
+                planes(&decoded.to_rgb16(), 65535.0)
+            }
+            other => planes(&other.into_rgb8(), 255.0),
+        };
+        Image::new(3, height, width, data)
+    }
+}
+
+/// Pixel by pixel to channel by channel.
+fn planes<T: Copy + Into<f32>>(pixels: &[T], scale: f32) -> Vec<f32> {
+    (0..3).flat_map(|c| pixels.iter().skip(c).step_by(3).map(move |&v| v.into() / scale)).collect()
+}
