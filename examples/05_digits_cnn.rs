@@ -1,4 +1,5 @@
-//! Trains a convolutional network on real handwritten digits: 1797 images of 8×8 pixels, three tenths of them kept for the test.
+//! Trains a convolutional network on real handwritten digits: 1797 images of 8×8 pixels, three tenths of them kept for the test. Worker threads turn,
+//! move and scale each image a little, differently in each epoch.
 //!
 //! ```text
 //! cargo run --release --example 05_digits_cnn
@@ -12,7 +13,9 @@
 mod canvas;
 
 use canvas::{Canvas, INK};
-use fornax::data::{DataLoader, Dataset, TensorDataset, digits};
+use fornax::data::transforms::{RandomAffine, Transform};
+use fornax::data::{DataLoader, Dataset, Filter, Image, Rows, digits};
+use fornax::metrics::{Accuracy, Metric};
 use fornax::nn::{BatchNorm2d, Conv2d, Dropout, Forward, Linear, MaxPool2d, Module};
 use fornax::optim::{AdamW, Optimizer};
 use fornax::{CrossEntropy, Device, Result, Tensor};
@@ -73,15 +76,11 @@ fn evaluate(model: &Cnn, images: &Tensor) -> Result<Tensor> {
     logits
 }
 
-/// The class of each row of logits.
-fn classes(logits: &Tensor) -> Result<Vec<i32>> {
-    logits.try_argmax(-1)?.to_vec()
-}
-
-/// The share of predictions that are right, in per cent.
-fn accuracy(predicted: &[i32], labels: &[i32]) -> f64 {
-    let right = predicted.iter().zip(labels).filter(|(p, l)| p == l).count();
-    100.0 * right as f64 / labels.len().max(1) as f64
+/// The share of rows whose class is right, in per cent.
+fn accuracy(logits: &Tensor, labels: &Tensor) -> Result<f64> {
+    let mut accuracy = Accuracy::new();
+    accuracy.update(logits, labels)?;
+    Ok(100.0 * accuracy.compute()?)
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -92,10 +91,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Every tenth training image is for validation; the test images are looked at once, at the end.
     let digits = digits(device)?;
     let (held_out, trained): (Vec<usize>, Vec<usize>) = (0..digits.train.len()).partition(|i| i % 10 == 9);
-    let train = TensorDataset::new(digits.train.pick(&trained)?)?;
     let [validation_images, validation_labels] = digits.train.pick(&held_out)?;
-    let validation_labels = validation_labels.to_vec::<i32>()?;
-    let loader = DataLoader::new(&train, BATCH).shuffle(SEED).drop_last(true);
+    let [images, labels] = digits.train.pick(&trained)?;
+    let labels = labels.to_vec::<i32>()?;
+    let images = images.to_vec::<f32>()?;
+    let images: Vec<Image> = images.chunks(64).map(|pixels| Image::new(1, 8, 8, pixels.to_vec())).collect::<Result<_>>()?;
+    let augment = RandomAffine::new(8.0).translate(0.07, 0.07).scale(0.9, 1.1).filter(Filter::Bilinear);
+    let train = Rows::new(images.into_iter().zip(labels).collect()).map(move |(image, label), rng| Ok((augment.apply(image, rng)?, label)));
+    let loader = DataLoader::new(train, BATCH).shuffle(SEED).drop_last(true).workers(2).device(device);
 
     let model = Cnn::new(device)?;
     print!("{}", model.summary());
@@ -112,7 +115,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             // Warm up over the first tenth, then fall along a cosine.
             let t = bar.position() as f64 / steps as f64;
             optimizer.set_lr(PEAK_LR * (10.0 * t + 0.01).min(1.0) * 0.5 * (1.0 + (PI * t).cos()));
-            let [images, labels] = batch?;
+            let (images, labels) = batch?;
             let loss = model.forward(&images)?.try_cross_entropy(&labels, &criterion)?;
             let grads = loss.backward()?;
             optimizer.step(grads)?;
@@ -123,15 +126,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             curve.push(loss.item::<f32>()?);
         }
         let mean = curve[curve.len() - losses.len()..].iter().sum::<f32>() / losses.len() as f32;
-        let right = accuracy(&classes(&evaluate(&model, &validation_images)?)?, &validation_labels);
+        let right = accuracy(&evaluate(&model, &validation_images)?, &validation_labels)?;
         bar.suspend(|| println!("epoch {:>2}  loss {mean:.4}  validation accuracy {right:.2} %", epoch + 1));
     }
     bar.finish_and_clear();
 
     let [test_images, test_labels] = digits.test.tensors();
-    let test_labels = test_labels.to_vec::<i32>()?;
     let logits = evaluate(&model, test_images)?;
-    let predicted = classes(&logits)?;
 
     std::fs::create_dir_all("out")?;
     model.save_safetensors("out/digits_cnn.safetensors")?;
@@ -141,9 +142,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     assert_eq!(again.to_vec::<f32>()?, logits.to_vec::<f32>()?, "the loaded model must compute what the trained one does");
     println!("saved out/digits_cnn.safetensors, loaded it, and got the same numbers");
 
-    draw(&curve, loader.len(), &test_images.to_vec::<f32>()?, &predicted, &test_labels)?;
+    draw(&curve, loader.len(), &test_images.to_vec::<f32>()?, &logits.try_argmax(-1)?.to_vec()?, &test_labels.to_vec()?)?;
     println!("drew out/digits_cnn.png");
-    println!("test accuracy: {:.2} %", accuracy(&predicted, &test_labels));
+    println!("test accuracy: {:.2} %", accuracy(&logits, test_labels)?);
     Ok(())
 }
 

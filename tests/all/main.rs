@@ -18,6 +18,7 @@ mod harness;
 mod indexing;
 mod limits;
 mod loaders;
+mod metrics;
 mod modules;
 mod ops_fused;
 mod ops_images;
@@ -29,8 +30,11 @@ mod ops_values;
 mod ops_views;
 mod optim;
 mod programs;
+#[cfg(feature = "image")]
+mod readers;
 mod reads;
 mod registry;
 #[cfg(feature = "wgpu")]
 mod shaders;
 mod training;
+mod transforms;
