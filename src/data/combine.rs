@@ -32,6 +32,13 @@ pub struct Subset<D> {
 
 impl<D> Subset<D> {
     /// Which rows of the whole these are.
+    ///
+    /// ```
+    /// use fornax::data::{Dataset, Rows};
+    /// let even = Rows::new(vec![1, 2, 3, 4]).filter(|x| x % 2 == 0)?;
+    /// assert_eq!(even.rows(), [1, 3]);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn rows(&self) -> &[usize] {
         &self.rows
     }
@@ -96,6 +103,13 @@ pub fn split_rows(n: usize, shares: &[f64], seed: u64) -> Result<Vec<Vec<usize>>
 ///
 /// # Errors
 /// As [`split_rows`].
+///
+/// ```
+/// let labels = [0, 0, 0, 0, 1, 1];
+/// let parts = fornax::data::stratified_rows(&labels, &[0.5, 0.5], 1)?;
+/// assert!(parts.iter().all(|p| p.iter().filter(|&&row| labels[row] == 1).count() == 1));
+/// # Ok::<(), fornax::Error>(())
+/// ```
 pub fn stratified_rows(labels: &[i32], shares: &[f64], seed: u64) -> Result<Vec<Vec<usize>>> {
     let sum: f64 = shares.iter().sum();
     if !shares.iter().all(|&s| s >= 0.0) || !((sum - 1.0).abs() < 1e-6) {

@@ -75,6 +75,12 @@ pub trait Dataset {
     ///
     /// # Errors
     /// As [`get`](Dataset::get).
+    ///
+    /// ```
+    /// use fornax::data::{Dataset, Rows};
+    /// assert_eq!(Rows::new(vec![1, 2, 3]).filter(|x| *x > 1)?.len(), 2);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     fn filter(self, mut keep: impl FnMut(&Self::Item) -> bool) -> Result<Subset<Self>>
     where
         Self: Sized,
@@ -90,6 +96,13 @@ pub trait Dataset {
     }
 
     /// This data set's rows, and then those of another.
+    ///
+    /// ```
+    /// use fornax::data::{Dataset, Rng, Rows};
+    /// let all = Rows::new(vec![1, 2]).concat(Rows::new(vec![3]));
+    /// assert_eq!((all.len(), all.get(2, &mut Rng::new(0))?), (3, 3));
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     fn concat<B: Dataset<Item = Self::Item>>(self, other: B) -> Concat<Self, B>
     where
         Self: Sized,
@@ -101,6 +114,13 @@ pub trait Dataset {
     ///
     /// # Errors
     /// `Error::Index` for a row that is not there.
+    ///
+    /// ```
+    /// use fornax::data::{Dataset, Rng, Rows};
+    /// let some = Rows::new(vec![10, 20, 30]).subset(vec![2, 0])?;
+    /// assert_eq!(some.get(0, &mut Rng::new(0))?, 30);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     fn subset(self, rows: Vec<usize>) -> Result<Subset<Self>>
     where
         Self: Sized,
@@ -135,6 +155,14 @@ pub trait Dataset {
     ///
     /// # Errors
     /// `Error::Argument` for shares that do not add up to 1, or another number of labels than rows.
+    ///
+    /// ```
+    /// use fornax::data::{Dataset, Rows};
+    /// let labels = [0, 1, 0, 1];
+    /// let parts = Rows::new(labels.to_vec()).stratified_split(&labels, &[0.5, 0.5], 7)?;
+    /// assert_eq!((parts[0].len(), parts[1].len()), (2, 2));
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     fn stratified_split(self, labels: &[i32], shares: &[f64], seed: u64) -> Result<Vec<Subset<Arc<Self>>>>
     where
         Self: Sized,
@@ -174,6 +202,13 @@ macro_rules! through {
 through!(&D, Arc<D>, Box<D>);
 
 /// A vector as a data set: paths and labels, say, that [`map`](Dataset::map) then reads.
+///
+/// ```
+/// use fornax::data::{Dataset, Rng, Rows};
+/// let words = Rows::new(vec!["fornax", "is", "latin"]);
+/// assert_eq!(words.get(2, &mut Rng::new(0))?, "latin");
+/// # Ok::<(), fornax::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Rows<T>(Vec<T>);
 

@@ -246,6 +246,13 @@ impl<D: Dataset, B> DataLoader<D, B> {
     }
 
     /// Where the batches' tensors go. Without it, numbers become tensors on the CPU, and tensors stay where they are.
+    ///
+    /// ```
+    /// use fornax::data::{DataLoader, Rows};
+    /// let loader = DataLoader::new(Rows::new((0..10).collect::<Vec<i32>>()), 4).device(fornax::Device::best());
+    /// assert_eq!(loader.epoch(0).next().unwrap()?.device(), fornax::Device::best());
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn device(mut self, device: Device) -> Self {
         self.device = Some(device);
         self
@@ -254,6 +261,16 @@ impl<D: Dataset, B> DataLoader<D, B> {
     /// Makes the batches on this many threads, ahead of their use; 0, the default, makes each when it is asked for, on the caller's.
     ///
     /// An error or a panic in a worker is the error of its batch; the others follow. Dropping the iterator ends the threads.
+    ///
+    /// ```
+    /// use fornax::data::{DataLoader, Rows};
+    /// let batch = |workers| -> fornax::Result<Vec<i32>> {
+    ///     let rows = Rows::new((0..10).collect::<Vec<i32>>());
+    ///     DataLoader::new(rows, 4).shuffle(3).workers(workers).prefetch(3).epoch(1).next().unwrap()?.to_vec()
+    /// };
+    /// assert_eq!(batch(2)?, batch(0)?);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn workers(mut self, workers: usize) -> Self
     where
         D: Send + Sync + 'static,
@@ -276,6 +293,12 @@ impl<D: Dataset, B> DataLoader<D, B> {
     }
 
     /// The number of rows of an epoch.
+    ///
+    /// ```
+    /// use fornax::data::{DataLoader, Rows};
+    /// let loader = DataLoader::new(Rows::new((0..10).collect::<Vec<i32>>()), 4);
+    /// assert_eq!((loader.rows(), loader.len(), loader.batch_size()), (10, 3, 4));
+    /// ```
     pub fn rows(&self) -> usize {
         match &self.order {
             Order::Weighted { draws, .. } => *draws,

@@ -98,6 +98,11 @@ impl Rng {
     }
 
     /// A number of the beta distribution.
+    ///
+    /// ```
+    /// let mut rng = fornax::data::Rng::new(1);
+    /// assert!((0.0..=1.0).contains(&rng.beta(0.4, 0.4)));
+    /// ```
     pub fn beta(&mut self, a: f64, b: f64) -> f64 {
         let (x, y) = (self.gamma(a), self.gamma(b));
         if x + y > 0.0 { x / (x + y) } else { 0.5 }
@@ -110,6 +115,12 @@ impl Rng {
     }
 
     /// Puts a slice in random order (Fisher and Yates).
+    ///
+    /// ```
+    /// let mut cards: Vec<u32> = (0..52).collect();
+    /// fornax::data::Rng::new(1).shuffle(&mut cards);
+    /// assert!(!cards.is_sorted());
+    /// ```
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for i in (1..items.len()).rev() {
             let j = self.below(i + 1);

@@ -74,6 +74,13 @@ impl<T: 'static> Stream<T> {
     }
 
     /// These items, and then those of another stream.
+    ///
+    /// ```
+    /// use fornax::data::Stream;
+    /// let count = |n| Stream::new(move |_| Ok((0..n).map(Ok::<i32, _>)));
+    /// assert_eq!(count(2).concat(count(3)).epoch(0)?.count(), 5);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn concat(self, other: Stream<T>) -> Stream<T> {
         self.then(move |items, epoch| Ok(Box::new(items.chain(other.epoch(epoch)?))))
     }
@@ -85,6 +92,16 @@ impl<T: 'static> Stream<T> {
 
     /// Mixes each epoch through a buffer of so many items: each that comes out is a random one of those in the buffer. The order is a function
     /// of the seed and the epoch's number.
+    ///
+    /// ```
+    /// use fornax::data::Stream;
+    /// let mixed = Stream::new(|_| Ok((0..100).map(Ok::<i32, _>))).shuffle(20, 7);
+    /// let mut items: Vec<i32> = mixed.epoch(0)?.collect::<fornax::Result<_>>()?;
+    /// assert!(!items.is_sorted());
+    /// items.sort();
+    /// assert!(items.into_iter().eq(0..100));
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn shuffle(mut self, buffer: usize, seed: u64) -> Stream<T>
     where
         T: Send,
@@ -123,6 +140,14 @@ impl<T> Iterator for Shuffled<T> {
 
 /// Cuts a stream into batches. With workers, one thread reads, and they put the batches together; the batches and their order are
 /// the same.
+///
+/// ```
+/// use fornax::data::{Stream, StreamLoader};
+/// let loader = StreamLoader::new(Stream::new(|_| Ok((0..5).map(Ok::<i32, _>))), 2).workers(2).drop_last(true);
+/// let batches: Vec<Vec<i32>> = loader.epoch(0)?.map(|b| b?.to_vec()).collect::<fornax::Result<_>>()?;
+/// assert_eq!(batches, [[0, 1], [2, 3]]);
+/// # Ok::<(), fornax::Error>(())
+/// ```
 pub struct StreamLoader<T, B> {
     stream: Stream<T>,
     collate: Arc<dyn Fn(Vec<T>, &Request) -> Result<B> + Send + Sync>,
@@ -146,6 +171,14 @@ where
 impl<T: Send + 'static, B: Send + 'static> StreamLoader<T, B> {
     /// The same with a function of your own, which the workers run: the place for decoding and random transforms
     /// ([`Request::rng`] has the numbers of each item).
+    ///
+    /// ```
+    /// use fornax::data::{Stream, StreamLoader};
+    /// let words = Stream::new(|_| Ok(["a", "bc", "d"].into_iter().map(Ok::<&str, _>)));
+    /// let loader = StreamLoader::with_collate(words, 2, |items, _| Ok(items.concat()));
+    /// assert_eq!(loader.epoch(0)?.collect::<fornax::Result<Vec<_>>>()?, ["abc", "d"]);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn with_collate(
         stream: Stream<T>,
         batch_size: usize,

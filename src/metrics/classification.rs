@@ -23,6 +23,16 @@ fn classes(op: &'static str, prediction: &Tensor, target: &Tensor) -> Result<Vec
 }
 
 /// The share of rows whose class is right.
+///
+/// ```
+/// use fornax::metrics::{Accuracy, Metric};
+/// use fornax::{Device, Tensor};
+/// let mut accuracy = Accuracy::new();
+/// let classes = Tensor::from_vec(vec![1i32, 2, 3], 3, Device::cpu())?;
+/// accuracy.update(&classes, &Tensor::from_vec(vec![1i32, 2, 0], 3, Device::cpu())?)?;
+/// assert_eq!(accuracy.compute()?, 2.0 / 3.0);
+/// # Ok::<(), fornax::Error>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Accuracy {
     right: usize,
@@ -216,6 +226,16 @@ impl ConfusionMatrix {
     ///
     /// # Errors
     /// Where there are no rows.
+    ///
+    /// ```
+    /// use fornax::metrics::ConfusionMatrix;
+    /// use fornax::{Device, Tensor};
+    /// let mut matrix = ConfusionMatrix::new(2);
+    /// let classes = |c: &[i32]| Tensor::from_slice(c, c.len(), Device::cpu());
+    /// matrix.update(&classes(&[0, 1, 1, 1])?, &classes(&[0, 0, 1, 1])?)?;
+    /// assert_eq!(matrix.accuracy()?, 0.75);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn accuracy(&self) -> Result<f64> {
         self.recall(Average::Micro)
     }
@@ -224,6 +244,16 @@ impl ConfusionMatrix {
     ///
     /// # Errors
     /// Where there are no rows; `Error::Index` for an [`Average::Class`] that is not there.
+    ///
+    /// ```
+    /// use fornax::metrics::{Average, ConfusionMatrix};
+    /// use fornax::{Device, Tensor};
+    /// let mut matrix = ConfusionMatrix::new(2);
+    /// let classes = |c: &[i32]| Tensor::from_slice(c, c.len(), Device::cpu());
+    /// matrix.update(&classes(&[0, 1, 1, 1])?, &classes(&[0, 0, 1, 1])?)?;
+    /// assert_eq!(matrix.precision(Average::Class(1))?, 2.0 / 3.0);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn precision(&self, average: Average) -> Result<f64> {
         self.average(average, precision)
     }
@@ -232,6 +262,16 @@ impl ConfusionMatrix {
     ///
     /// # Errors
     /// As [`precision`](ConfusionMatrix::precision).
+    ///
+    /// ```
+    /// use fornax::metrics::{Average, ConfusionMatrix};
+    /// use fornax::{Device, Tensor};
+    /// let mut matrix = ConfusionMatrix::new(2);
+    /// let classes = |c: &[i32]| Tensor::from_slice(c, c.len(), Device::cpu());
+    /// matrix.update(&classes(&[0, 1, 1, 1])?, &classes(&[0, 0, 1, 1])?)?;
+    /// assert_eq!(matrix.recall(Average::Macro)?, 0.75);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn recall(&self, average: Average) -> Result<f64> {
         self.average(average, recall)
     }
@@ -240,11 +280,31 @@ impl ConfusionMatrix {
     ///
     /// # Errors
     /// As [`precision`](ConfusionMatrix::precision).
+    ///
+    /// ```
+    /// use fornax::metrics::{Average, ConfusionMatrix};
+    /// use fornax::{Device, Tensor};
+    /// let mut matrix = ConfusionMatrix::new(2);
+    /// let classes = |c: &[i32]| Tensor::from_slice(c, c.len(), Device::cpu());
+    /// matrix.update(&classes(&[0, 1, 1, 1])?, &classes(&[0, 0, 1, 1])?)?;
+    /// assert_eq!(matrix.f1(Average::Class(1))?, 0.8);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn f1(&self, average: Average) -> Result<f64> {
         self.average(average, f1)
     }
 
     /// Precision, recall, F1 and number of rows of each class.
+    ///
+    /// ```
+    /// use fornax::metrics::ConfusionMatrix;
+    /// use fornax::{Device, Tensor};
+    /// let mut matrix = ConfusionMatrix::new(2);
+    /// let classes = |c: &[i32]| Tensor::from_slice(c, c.len(), Device::cpu());
+    /// matrix.update(&classes(&[0, 1, 1, 1])?, &classes(&[0, 0, 1, 1])?)?;
+    /// assert_eq!(matrix.per_class()[0], (1.0, 0.5, 2.0 / 3.0, 2));
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn per_class(&self) -> Vec<(f64, f64, f64, u64)> {
         self.hits().into_iter().map(|h| (precision(h), recall(h), f1(h), h.2 as u64)).collect()
     }

@@ -76,6 +76,17 @@ impl RocAuc {
     ///
     /// # Errors
     /// Where there is no positive or no negative row.
+    ///
+    /// ```
+    /// use fornax::metrics::{Metric, RocAuc};
+    /// use fornax::{Device, Tensor};
+    /// let scores = Tensor::from_vec(vec![0.1f32, 0.4, 0.35, 0.8], 4, Device::cpu())?;
+    /// let target = Tensor::from_vec(vec![0i32, 0, 1, 1], 4, Device::cpu())?;
+    /// let mut auc = RocAuc::new();
+    /// auc.update(&scores, &target)?;
+    /// assert_eq!(auc.curve()?.y, [0.0, 0.5, 0.5, 1.0, 1.0]);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn curve(&self) -> Result<Curve> {
         let steps = self.0.steps();
         let &(_, positive, negative) = steps.last().ok_or_else(|| no_rows("roc"))?;
@@ -110,6 +121,17 @@ impl Metric for RocAuc {
 }
 
 /// The area under the curve of precision over recall, as a sum of steps: Σ (Rᵢ - Rᵢ₋₁) Pᵢ. Scores and targets are those of [`RocAuc`].
+///
+/// ```
+/// use fornax::metrics::{AveragePrecision, Metric};
+/// use fornax::{Device, Tensor};
+/// let scores = Tensor::from_vec(vec![0.1f32, 0.4, 0.35, 0.8], 4, Device::cpu())?;
+/// let target = Tensor::from_vec(vec![0i32, 0, 1, 1], 4, Device::cpu())?;
+/// let mut precision = AveragePrecision::new();
+/// precision.update(&scores, &target)?;
+/// assert!((precision.compute()? - 5.0 / 6.0).abs() < 1e-12);
+/// # Ok::<(), fornax::Error>(())
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct AveragePrecision(Scores);
 
@@ -124,6 +146,17 @@ impl AveragePrecision {
     ///
     /// # Errors
     /// Where there is no positive row.
+    ///
+    /// ```
+    /// use fornax::metrics::{AveragePrecision, Metric};
+    /// use fornax::{Device, Tensor};
+    /// let scores = Tensor::from_vec(vec![0.1f32, 0.4, 0.35, 0.8], 4, Device::cpu())?;
+    /// let target = Tensor::from_vec(vec![0i32, 0, 1, 1], 4, Device::cpu())?;
+    /// let mut precision = AveragePrecision::new();
+    /// precision.update(&scores, &target)?;
+    /// assert_eq!(precision.curve()?.x, [1.0, 1.0, 0.5, 0.5, 0.0]);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn curve(&self) -> Result<Curve> {
         let steps = self.0.steps();
         let positive = steps.last().ok_or_else(|| no_rows("average_precision"))?.1;

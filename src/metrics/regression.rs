@@ -90,11 +90,38 @@ metrics! {
     /// ```
     MeanSquaredError "mse" |c| c.squares / c.rows;
     /// The root of the mean of the squared errors.
+    ///
+    /// ```
+    /// use fornax::metrics::{Metric, RootMeanSquaredError};
+    /// use fornax::{Device, Tensor};
+    /// let mut metric = RootMeanSquaredError::new();
+    /// metric.update(&Tensor::zeros(2, Device::cpu()), &Tensor::from_vec(vec![3.0f32, 4.0], 2, Device::cpu())?)?;
+    /// assert_eq!(metric.compute()?, 12.5f64.sqrt());
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     RootMeanSquaredError "rmse" |c| (c.squares / c.rows).sqrt();
     /// The mean of the errors without their signs.
+    ///
+    /// ```
+    /// use fornax::metrics::{Metric, MeanAbsoluteError};
+    /// use fornax::{Device, Tensor};
+    /// let mut metric = MeanAbsoluteError::new();
+    /// metric.update(&Tensor::zeros(2, Device::cpu()), &Tensor::from_vec(vec![3.0f32, 4.0], 2, Device::cpu())?)?;
+    /// assert_eq!(metric.compute()?, 3.5);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     MeanAbsoluteError "mae" |c| c.absolutes / c.rows;
     /// The coefficient of determination: 1 - Σ(t - p)² / Σ(t - mean t)². Where all targets are equal, it is 1 for exact predictions and 0 for others;
     /// of a single row it is NaN.
+    ///
+    /// ```
+    /// use fornax::metrics::{Metric, R2};
+    /// use fornax::{Device, Tensor};
+    /// let mut metric = R2::new();
+    /// metric.update(&Tensor::zeros(2, Device::cpu()), &Tensor::from_vec(vec![3.0f32, 4.0], 2, Device::cpu())?)?;
+    /// assert_eq!(metric.compute()?, -49.0); // far worse than the mean
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     R2 "r2" |c| match (c.squares, c.spread) {
         _ if c.rows < 2.0 => f64::NAN,
         (0.0, 0.0) => 1.0,

@@ -8,6 +8,13 @@ impl Image {
     ///
     /// # Errors
     /// `Error::Argument` for another number of channels, asked for or there.
+    ///
+    /// ```
+    /// use fornax::data::Image;
+    /// let image = Image::new(3, 1, 2, vec![1.0, 0.5, 0.0, 0.5, 0.0, 0.5])?; // red, and gray
+    /// assert_eq!(image.grayscale(1)?.data()[0], 0.2989);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn grayscale(&self, channels: usize) -> Result<Image> {
         self.colour("grayscale")?;
         if channels != 1 && channels != 3 {
@@ -46,6 +53,13 @@ impl Image {
     ///
     /// # Errors
     /// `Error::Argument` for a negative factor.
+    ///
+    /// ```
+    /// use fornax::data::Image;
+    /// let image = Image::new(3, 1, 2, vec![1.0, 0.5, 0.0, 0.5, 0.0, 0.5])?; // red, and gray
+    /// assert_eq!(image.adjust_brightness(0.5)?.at(0, 0, 0), 0.5);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn adjust_brightness(&self, factor: f32) -> Result<Image> {
         positive("adjust_brightness", factor)?;
         Ok(self.blend(factor, |_| 0.0))
@@ -55,6 +69,14 @@ impl Image {
     ///
     /// # Errors
     /// `Error::Argument` for a negative factor, or an image of other than 1 or 3 channels.
+    ///
+    /// ```
+    /// use fornax::data::Image;
+    /// let image = Image::new(3, 1, 2, vec![1.0, 0.5, 0.0, 0.5, 0.0, 0.5])?; // red, and gray
+    /// let flat = image.adjust_contrast(0.0)?;
+    /// assert_eq!(flat.at(0, 0, 0), flat.at(2, 0, 1));
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn adjust_contrast(&self, factor: f32) -> Result<Image> {
         positive("adjust_contrast", factor)?;
         self.colour("adjust_contrast")?;
@@ -67,6 +89,13 @@ impl Image {
     ///
     /// # Errors
     /// As [`adjust_contrast`](Image::adjust_contrast).
+    ///
+    /// ```
+    /// use fornax::data::Image;
+    /// let image = Image::new(3, 1, 2, vec![1.0, 0.5, 0.0, 0.5, 0.0, 0.5])?; // red, and gray
+    /// assert_eq!(image.adjust_saturation(0.0)?, image.grayscale(3)?);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn adjust_saturation(&self, factor: f32) -> Result<Image> {
         positive("adjust_saturation", factor)?;
         self.colour("adjust_saturation")?;
@@ -81,6 +110,14 @@ impl Image {
     ///
     /// # Errors
     /// `Error::Argument` for more, or an image of other than 1 or 3 channels.
+    ///
+    /// ```
+    /// use fornax::data::Image;
+    /// let image = Image::new(3, 1, 2, vec![1.0, 0.5, 0.0, 0.5, 0.0, 0.5])?; // red, and gray
+    /// let blue = image.adjust_hue(-1.0 / 3.0)?;
+    /// assert!(blue.at(2, 0, 0) > 0.99 && blue.at(0, 0, 0) < 0.01);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn adjust_hue(&self, turn: f32) -> Result<Image> {
         if !(-0.5..=0.5).contains(&turn) {
             return Err(Error::argument("adjust_hue", format!("{turn} must be from -0.5 to 0.5")));
@@ -103,6 +140,13 @@ impl Image {
     ///
     /// # Errors
     /// `Error::Argument` where there are neither one nor as many numbers as channels, or a deviation is 0.
+    ///
+    /// ```
+    /// use fornax::data::Image;
+    /// let image = Image::new(3, 1, 2, vec![1.0, 0.5, 0.0, 0.5, 0.0, 0.5])?; // red, and gray
+    /// assert_eq!(image.normalize(&[0.5], &[0.25])?.at(0, 0, 0), 2.0);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn normalize(&self, mean: &[f32], std: &[f32]) -> Result<Image> {
         if [mean, std].iter().any(|v| v.len() != 1 && v.len() != self.channels) || std.contains(&0.0) {
             let message =
@@ -116,6 +160,13 @@ impl Image {
     }
 
     /// The image with a rectangle filled; what of it lies outside is left out.
+    ///
+    /// ```
+    /// use fornax::data::Image;
+    /// let image = Image::new(3, 1, 2, vec![1.0, 0.5, 0.0, 0.5, 0.0, 0.5])?; // red, and gray
+    /// assert_eq!(image.erase(0, 0, 1, 1, 0.25).data(), [0.25, 0.5, 0.25, 0.5, 0.25, 0.5]);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn erase(&self, top: usize, left: usize, height: usize, width: usize, value: f32) -> Image {
         let (rows, columns) = (top..top.saturating_add(height), left..left.saturating_add(width));
         self.remap(
@@ -131,9 +182,17 @@ impl Image {
     ///
     /// # Errors
     /// `Error::Argument` for an even kernel, one that does not fit the image twice, or a deviation that is not positive.
+    ///
+    /// ```
+    /// use fornax::data::Image;
+    /// let dot = Image::new(1, 3, 3, vec![0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0])?;
+    /// let soft = dot.gaussian_blur(3, 1.0)?;
+    /// assert!(soft.at(0, 1, 1) < 0.5 && soft.at(0, 0, 0) > 0.0);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn gaussian_blur(&self, kernel: usize, sigma: f64) -> Result<Image> {
         let half = kernel / 2;
-        if kernel % 2 == 0 || half >= self.height.min(self.width) || !(sigma > 0.0) {
+        if kernel.is_multiple_of(2) || half >= self.height.min(self.width) || !(sigma > 0.0) {
             let message = format!("kernel {kernel} must be odd and less than twice the image's size, deviation {sigma} positive");
             return Err(Error::argument("gaussian_blur", message));
         }

@@ -14,6 +14,10 @@ impl Image {
     ///
     /// # Errors
     /// `Error::Io` for the file; `Error::Format` where it is no such image, is cut off, or claims to be larger than its bytes can say.
+    ///
+    /// ```
+    /// assert!(fornax::data::Image::read("/nowhere/cat.jpg").is_err());
+    /// ```
     pub fn read(path: impl AsRef<Path>) -> Result<Image> {
         let path = path.as_ref();
         let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
@@ -24,6 +28,10 @@ impl Image {
     ///
     /// # Errors
     /// As [`read`](Image::read).
+    ///
+    /// ```
+    /// assert!(fornax::data::Image::decode("a picture", b"not a picture").is_err());
+    /// ```
     pub fn decode(name: &str, bytes: &[u8]) -> Result<Image> {
         let wrong = |e: ::image::ImageError| Error::format(name, e.to_string());
         let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| Error::io(name, e))?;

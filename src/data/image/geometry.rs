@@ -57,6 +57,13 @@ impl Image {
     ///
     /// # Errors
     /// `Error::Argument` for a size of 0.
+    ///
+    /// ```
+    /// use fornax::data::Image;
+    /// let image = Image::new(1, 2, 2, vec![0.0, 0.25, 0.5, 1.0])?;
+    /// assert_eq!(image.crop(1, 1, 1, 2)?.data(), [1.0, 0.0]);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn crop(&self, top: isize, left: isize, height: usize, width: usize) -> Result<Image> {
         check("crop", height, width)?;
         Ok(self.remap(height, width, |plane, y, x| {
@@ -70,6 +77,13 @@ impl Image {
     ///
     /// # Errors
     /// `Error::Argument` for a size of 0.
+    ///
+    /// ```
+    /// use fornax::data::Image;
+    /// let image = Image::new(1, 2, 2, vec![0.0, 0.25, 0.5, 1.0])?;
+    /// assert_eq!(image.center_crop(2, 4)?.data(), [0.0, 0.0, 0.25, 0.0, 0.0, 0.5, 1.0, 0.0]);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn center_crop(&self, height: usize, width: usize) -> Result<Image> {
         // Zeros are put around a small image first, the odd one below and on the right.
         let start = |from: usize, to: usize| match to.checked_sub(from) {
@@ -80,16 +94,37 @@ impl Image {
     }
 
     /// Left and right exchanged.
+    ///
+    /// ```
+    /// use fornax::data::Image;
+    /// let image = Image::new(1, 2, 2, vec![0.0, 0.25, 0.5, 1.0])?;
+    /// assert_eq!(image.flip_horizontal().data(), [0.25, 0.0, 1.0, 0.5]);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn flip_horizontal(&self) -> Image {
         self.remap(self.height, self.width, |plane, y, x| plane[(y + 1) * self.width - 1 - x])
     }
 
     /// Top and bottom exchanged.
+    ///
+    /// ```
+    /// use fornax::data::Image;
+    /// let image = Image::new(1, 2, 2, vec![0.0, 0.25, 0.5, 1.0])?;
+    /// assert_eq!(image.flip_vertical().data(), [0.5, 1.0, 0.0, 0.25]);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn flip_vertical(&self) -> Image {
         self.remap(self.height, self.width, |plane, y, x| plane[(self.height - 1 - y) * self.width + x])
     }
 
     /// The image turned counterclockwise about its middle by an angle in degrees, in its old frame; `fill` where there is nothing.
+    ///
+    /// ```
+    /// use fornax::data::{Filter, Image};
+    /// let image = Image::new(1, 2, 2, vec![0.0, 0.25, 0.5, 1.0])?;
+    /// assert_eq!(image.rotate(90.0, Filter::Nearest, 0.0).data(), [0.25, 1.0, 0.0, 0.5]);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn rotate(&self, degrees: f64, filter: Filter, fill: f32) -> Image {
         // Every computation is exact for no turn and half a turn.
         match degrees.rem_euclid(360.0) {
@@ -110,6 +145,14 @@ impl Image {
     ///
     /// # Errors
     /// `Error::Argument` for a scale that is not positive.
+    ///
+    /// ```
+    /// use fornax::data::{Filter, Image};
+    /// let image = Image::new(1, 2, 2, vec![0.0, 0.25, 0.5, 1.0])?;
+    /// let right = image.affine(0.0, (1.0, 0.0), 1.0, (0.0, 0.0), Filter::Nearest, 0.75)?;
+    /// assert_eq!(right.data(), [0.75, 0.0, 0.75, 0.5]);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn affine(&self, degrees: f64, shift: (f64, f64), scale: f64, shear: (f64, f64), filter: Filter, fill: f32) -> Result<Image> {
         if !(scale > 0.0 && scale.is_finite()) {
             return Err(Error::argument("affine", format!("scale {scale} must be positive")));

@@ -50,6 +50,13 @@ impl Image {
     ///
     /// # Errors
     /// `Error::Shape` for another rank; what reading the tensor can give.
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor, data::Image};
+    /// let bytes = Tensor::from_vec(vec![0u8, 51], [1, 1, 2], Device::cpu())?;
+    /// assert_eq!(Image::from_tensor(&bytes)?.data(), [0.0, 0.2]);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn from_tensor(tensor: &Tensor) -> Result<Image> {
         let &[channels, height, width] = tensor.dims() else {
             return Err(Error::shape("Image", &[tensor.shape()], "[channels, height, width]"));
@@ -88,6 +95,14 @@ impl Image {
     }
 
     /// The same, to be changed.
+    ///
+    /// ```
+    /// use fornax::data::Image;
+    /// let mut image = Image::new(1, 1, 2, vec![0.25, 1.0])?;
+    /// image.data_mut().iter_mut().for_each(|v| *v = 1.0 - *v);
+    /// assert_eq!(image.data(), [0.75, 0.0]);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn data_mut(&mut self) -> &mut [f32] {
         &mut self.data
     }

@@ -54,6 +54,15 @@ impl Transform for ColorJitter {
 }
 
 /// Takes the colour away: see [`Image::grayscale`].
+///
+/// ```
+/// use fornax::data::transforms::{Grayscale, Transform};
+/// use fornax::data::{Image, Rng};
+/// let image = Image::new(1, 8, 8, vec![0.5; 64])?;
+/// let image = Grayscale::new(3).apply(image, &mut Rng::new(0))?;
+/// assert_eq!(image.channels(), 3);
+/// # Ok::<(), fornax::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Grayscale {
     channels: usize,
@@ -73,6 +82,15 @@ impl Transform for Grayscale {
 }
 
 /// Blurs with a Gaussian of random width: see [`Image::gaussian_blur`].
+///
+/// ```
+/// use fornax::data::transforms::{GaussianBlur, Transform};
+/// use fornax::data::{Image, Rng};
+/// let image = Image::new(1, 8, 8, vec![0.5; 64])?;
+/// let image = GaussianBlur::new(3).sigma(0.5, 1.0).apply(image, &mut Rng::new(0))?;
+/// assert!((image.at(0, 4, 4) - 0.5).abs() < 1e-6);
+/// # Ok::<(), fornax::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct GaussianBlur {
     kernel: usize,
@@ -99,6 +117,15 @@ impl Transform for GaussianBlur {
 }
 
 /// Takes each channel's mean away, and divides by its standard deviation: see [`Image::normalize`].
+///
+/// ```
+/// use fornax::data::transforms::{Normalize, Transform};
+/// use fornax::data::{Image, Rng};
+/// let image = Image::new(1, 8, 8, vec![0.5; 64])?;
+/// let image = Normalize::new(&[0.5], &[0.25]).apply(image, &mut Rng::new(0))?;
+/// assert_eq!(image.at(0, 0, 0), 0.0);
+/// # Ok::<(), fornax::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Normalize {
     mean: Vec<f32>,
@@ -119,6 +146,15 @@ impl Transform for Normalize {
 }
 
 /// Fills a random rectangle (Zhong et al. 2017): see [`Image::erase`].
+///
+/// ```
+/// use fornax::data::transforms::{RandomErasing, Transform};
+/// use fornax::data::{Image, Rng};
+/// let image = Image::new(1, 8, 8, vec![0.5; 64])?;
+/// let image = RandomErasing::new(1.0).value(0.25).apply(image, &mut Rng::new(0))?;
+/// assert!(image.data().contains(&0.25));
+/// # Ok::<(), fornax::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct RandomErasing {
     p: f64,

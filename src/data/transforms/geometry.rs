@@ -52,6 +52,15 @@ impl Transform for Resize {
 }
 
 /// Takes the middle: see [`Image::center_crop`].
+///
+/// ```
+/// use fornax::data::transforms::{CenterCrop, Transform};
+/// use fornax::data::{Image, Rng};
+/// let image = Image::new(1, 8, 8, vec![0.5; 64])?;
+/// let image = CenterCrop::new(4, 6).apply(image, &mut Rng::new(0))?;
+/// assert_eq!((image.height(), image.width()), (4, 6));
+/// # Ok::<(), fornax::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct CenterCrop {
     height: usize,
@@ -72,6 +81,15 @@ impl Transform for CenterCrop {
 }
 
 /// Takes a part at a random place.
+///
+/// ```
+/// use fornax::data::transforms::{RandomCrop, Transform};
+/// use fornax::data::{Image, Rng};
+/// let image = Image::new(1, 8, 8, vec![0.5; 64])?;
+/// let image = RandomCrop::new(8, 8).padding(1).apply(image, &mut Rng::new(0))?;
+/// assert_eq!((image.height(), image.width()), (8, 8));
+/// # Ok::<(), fornax::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct RandomCrop {
     height: usize,
@@ -113,6 +131,15 @@ impl Transform for RandomCrop {
 }
 
 /// Takes a part of random size, shape and place, and changes it to one size: the standard augmentation of ImageNet.
+///
+/// ```
+/// use fornax::data::transforms::{RandomResizedCrop, Transform};
+/// use fornax::data::{Image, Rng};
+/// let image = Image::new(1, 8, 8, vec![0.5; 64])?;
+/// let image = RandomResizedCrop::new(5, 5).scale(0.5, 1.0).apply(image, &mut Rng::new(0))?;
+/// assert_eq!((image.height(), image.width()), (5, 5));
+/// # Ok::<(), fornax::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct RandomResizedCrop {
     height: usize,
@@ -191,6 +218,15 @@ flips! {
 }
 
 /// Turns the image by a random angle: see [`Image::rotate`].
+///
+/// ```
+/// use fornax::data::transforms::{RandomRotation, Transform};
+/// use fornax::data::{Image, Rng};
+/// let image = Image::new(1, 8, 8, vec![0.5; 64])?;
+/// let image = RandomRotation::new(30.0).fill(0.5).apply(image, &mut Rng::new(0))?;
+/// assert!(image.data().iter().all(|&v| v == 0.5));
+/// # Ok::<(), fornax::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct RandomRotation {
     degrees: f64,
@@ -224,6 +260,15 @@ impl Transform for RandomRotation {
 }
 
 /// Turns, moves, scales and shears the image at random: see [`Image::affine`].
+///
+/// ```
+/// use fornax::data::transforms::{RandomAffine, Transform};
+/// use fornax::data::{Image, Rng};
+/// let image = Image::new(1, 8, 8, vec![0.5; 64])?;
+/// let image = RandomAffine::new(10.0).translate(0.1, 0.1).scale(0.9, 1.1).shear(5.0).apply(image, &mut Rng::new(0))?;
+/// assert_eq!((image.height(), image.width()), (8, 8));
+/// # Ok::<(), fornax::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct RandomAffine {
     degrees: f64,
