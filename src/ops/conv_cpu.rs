@@ -4,7 +4,7 @@
 
 use super::conv::Sizes;
 use super::matmul_cpu::{Mat, Real, axpy, product};
-use rayon::prelude::*;
+use crate::backend::cpu::threads::each;
 use std::cell::RefCell;
 
 /// Elements of an im2col block: with the operands about what a second-level cache holds.
@@ -50,11 +50,11 @@ impl<T> Shared<T> {
 }
 
 /// Runs tasks on all threads where the work is worth it.
-fn run(tasks: usize, flops: u64, f: impl Fn(usize) + Send + Sync) {
+fn run(tasks: usize, flops: u64, f: impl Fn(usize) + Sync) {
     if tasks <= 1 || flops / 2 < SERIAL {
         (0..tasks).for_each(f);
     } else {
-        (0..tasks).into_par_iter().for_each(f);
+        each(tasks, 1, &f);
     }
 }
 

@@ -3,13 +3,13 @@
 use super::matmul_cpu::Real;
 use super::pool::{Geometry, Kind, Pool};
 use crate::backend::cpu::CpuCtx;
-use rayon::prelude::*;
+use crate::backend::cpu::threads::{Shared, each_chunk};
 
 /// Elements read below which everything stays on the calling thread, and that a task should read at least.
 const TASK: usize = 1 << 14;
 
 /// Calls `f(row, values of the row)` for all rows, on all threads where it is worth it; `cost` is what one row reads.
-fn rows<T: Send>(out: &mut [T], width: usize, cost: usize, f: impl Fn(usize, &mut [T]) + Send + Sync) {
+fn rows<T: Send>(out: &mut [T], width: usize, cost: usize, f: impl Fn(usize, &mut [T]) + Sync) {
     if width == 0 {
         return;
     }
@@ -17,7 +17,7 @@ fn rows<T: Send>(out: &mut [T], width: usize, cost: usize, f: impl Fn(usize, &mu
     if out.len() / width <= 2 * per_task {
         out.chunks_mut(width).enumerate().for_each(|(r, row)| f(r, row));
     } else {
-        out.par_chunks_mut(width).with_min_len(per_task).enumerate().for_each(|(r, row)| f(r, row));
+        each_chunk(out, width, per_task, f);
     }
 }
 
@@ -61,8 +61,9 @@ fn max<T: Real>(w: &Geometry, x: &[T], y: &mut [T], at: &mut [i32]) {
     if y.len() / ow <= 2 * per_task {
         y.chunks_mut(ow).zip(at.chunks_mut(ow)).enumerate().for_each(|(r, (y, at))| one_row(r, y, at));
     } else {
-        let both = y.par_chunks_mut(ow).zip(at.par_chunks_mut(ow));
-        both.with_min_len(per_task).enumerate().for_each(|(r, (y, at))| one_row(r, y, at));
+        let at = Shared::new(at);
+        // SAFETY: rows do not overlap.
+        each_chunk(y, ow, per_task, |r, y| one_row(r, y, unsafe { at.slice(r * ow, ow) }));
     }
 }
 
