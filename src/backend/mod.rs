@@ -1,6 +1,7 @@
 //! The two backends. Both get the same steps, as data.
 
 pub(crate) mod cpu;
+pub(crate) mod exit;
 #[cfg(feature = "wgpu")]
 pub(crate) mod gpu;
 pub(crate) mod profile;

@@ -89,27 +89,6 @@ impl Table {
     }
 }
 
-/// What to print when the process ends.
-static AT_EXIT: Mutex<Vec<Box<dyn Fn() -> String + Send>>> = Mutex::new(Vec::new());
-
-/// Prints a text when the process ends.
-pub(crate) fn at_exit(text: impl Fn() -> String + Send + 'static) {
-    unsafe extern "C" {
-        fn atexit(callback: extern "C" fn()) -> std::ffi::c_int;
-    }
-    extern "C" fn print() {
-        for text in AT_EXIT.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            eprintln!("{}", text());
-        }
-    }
-    let mut list = AT_EXIT.lock().unwrap_or_else(PoisonError::into_inner);
-    list.push(Box::new(text));
-    if list.len() == 1 {
-        // SAFETY: the C library's function on every platform that we run on; the callback touches only statics and does not unwind.
-        unsafe { atexit(print) };
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,7 +2,8 @@
 
 use super::simd::multiversion;
 use super::threads;
-use crate::backend::profile::{Peak, Table, at_exit, wanted};
+use crate::backend::exit::at_exit;
+use crate::backend::profile::{Peak, Table, wanted};
 use rayon::prelude::*;
 use std::sync::Once;
 use std::time::Instant;
@@ -18,7 +19,7 @@ pub(crate) fn table() -> Option<&'static Table> {
     }
     FIRST.call_once(|| {
         TABLE.set_peak(threads::kernels(true, peak));
-        at_exit(|| TABLE.text("cpu"));
+        at_exit(|| eprintln!("{}", TABLE.text("cpu")));
     });
     Some(&TABLE)
 }

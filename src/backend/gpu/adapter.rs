@@ -1,6 +1,7 @@
 //! Which adapters there are, and how one is opened.
 
-use super::{Counters, Gpu, memory, pipeline, profile, read, run};
+use super::{Counters, Gpu, disk, memory, pipeline, profile, read, run};
+use crate::backend::exit::at_exit;
 use crate::codegen::dispatch::{Caps, WORK};
 use crate::{Error, Result};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -75,6 +76,9 @@ pub(crate) fn open(n: usize, software: bool) -> Result<&'static Gpu> {
     let open = || {
         let gpu: &'static Gpu = Box::leak(Box::new(create(&entry.adapter, n)?));
         gpu.start_profile();
+        if let Some(disk) = &gpu.disk {
+            at_exit(|| disk.save());
+        }
         Ok(gpu)
     };
     entry.gpu.get_or_init(open).clone()
@@ -102,6 +106,7 @@ fn create(adapter: &wgpu::Adapter, number: usize) -> Result<Gpu> {
     let wanted = wgpu::Features::SUBGROUP
         | wgpu::Features::SHADER_F16
         | wgpu::Features::SHADER_FLOAT32_ATOMIC
+        | wgpu::Features::PIPELINE_CACHE
         | wgpu::Features::TIMESTAMP_QUERY
         | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES;
     let features = adapter.features() & wanted;
@@ -142,6 +147,7 @@ fn create(adapter: &wgpu::Adapter, number: usize) -> Result<Gpu> {
         usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
         mapped_at_creation: false,
     });
+    let disk = disk::DiskCache::open(&device, &info);
     let profiler = profile::Profiler::from_env(&caps, queue.get_timestamp_period());
     Ok(Gpu {
         profiler,
@@ -155,6 +161,7 @@ fn create(adapter: &wgpu::Adapter, number: usize) -> Result<Gpu> {
         checks: std::env::var("FORNAX_SHADER_CHECKS").is_ok_and(|v| v == "1"),
         pool: Arc::new(memory::Pool::new(memory_limit())),
         pipelines: pipeline::Pipelines::default(),
+        disk,
         bind_groups: Mutex::new(run::BindGroups::default()),
         staging: read::Staging::default(),
         fault,

@@ -2,6 +2,7 @@
 
 mod adapter;
 mod convert;
+mod disk;
 mod memory;
 mod pipeline;
 mod profile;
@@ -40,6 +41,8 @@ pub(crate) struct Gpu {
     checks: bool,
     pool: Arc<memory::Pool>,
     pipelines: pipeline::Pipelines,
+    /// The driver's compiled pipelines from one process to the next, where Vulkan offers it.
+    disk: Option<disk::DiskCache>,
     bind_groups: Mutex<run::BindGroups>,
     staging: read::Staging,
     fault: wgpu::Buffer,

@@ -150,11 +150,14 @@ impl Gpu {
                 entry_point: Some("main"),
                 // Our kernels write workgroup memory before they read it.
                 compilation_options: wgpu::PipelineCompilationOptions { constants: &[], zero_initialize_workgroup_memory: false },
-                cache: None,
+                cache: self.disk.as_ref().map(|d| &d.cache),
             })
         });
         match error {
-            None => Ok(Arc::new(Pipeline { pipeline, layouts })),
+            None => {
+                self.disk.iter().for_each(|d| d.built());
+                Ok(Arc::new(Pipeline { pipeline, layouts }))
+            }
             Some(error) => {
                 self.alive()?;
                 Err(Error::Kernel { op: label.into(), message: format!("the shader does not compile: {error}\n{source}") })

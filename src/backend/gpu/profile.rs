@@ -2,6 +2,7 @@
 
 use super::Gpu;
 use crate::Result;
+use crate::backend::exit::at_exit;
 use crate::backend::profile::{self, Peak, Table};
 use crate::codegen::dispatch::{Binding, Caps, Dispatch, GpuStep, Placed, Slot, grid};
 
@@ -144,7 +145,7 @@ impl Gpu {
             Err(e) => eprintln!("fornax: FORNAX_PROFILE=1, but the peaks of {} could not be measured: {e}", self.label()),
         }
         profiler.table.take();
-        profile::at_exit(|| self.profile().unwrap_or_default());
+        at_exit(|| eprintln!("{}", self.profile().unwrap_or_default()));
     }
 
     /// A copy of 64 MiB, and a loop of multiply-adds.
