@@ -101,7 +101,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let loader = DataLoader::new(train, BATCH).shuffle(SEED).drop_last(true).workers(2).device(device);
 
     let model = Cnn::new(device)?;
-    print!("{}", model.summary());
+    print!("{}", model.summary([BATCH, 1, 8, 8])?);
     let mut optimizer = AdamW::new(model.parameters(), PEAK_LR);
     let criterion = CrossEntropy { label_smoothing: 0.1, ..CrossEntropy::default() };
 

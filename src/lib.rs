@@ -22,6 +22,7 @@ mod stats;
 mod tensor;
 #[doc(hidden)]
 pub mod testing;
+pub mod train;
 
 pub use autograd::{GradCheck, Gradients, check_gradients, check_second_gradients, checkpoint, grad, grad_with, no_grad};
 pub use device::Device;
@@ -36,7 +37,7 @@ pub use ops::interpolate::{Interpolation, Resize};
 pub use ops::nonzero::Unique;
 pub use ops::pad::PadMode;
 pub use ops::pool::PoolOptions;
-pub use rng::manual_seed;
+pub use rng::{RngState, manual_seed, rng_state, set_rng_state};
 pub use shape::Shape;
 pub use stats::{Stats, reset_peak, stats, trim};
 pub use tensor::{Axes, Index, Operand, Options, Span, eval};
