@@ -27,9 +27,23 @@ use std::sync::Arc;
 #[derive(Clone, Default)]
 pub struct Gradients {
     by_leaf: BTreeMap<LeafId, Tensor>,
+    /// Of one element, on the device: not zero where an optimizer must not take its step. A `GradScaler` that has undone its scaling sets it.
+    skip: Option<Tensor>,
 }
 
 impl Gradients {
+    pub(crate) fn skip(&self) -> Option<&Tensor> {
+        self.skip.as_ref()
+    }
+
+    pub(crate) fn set_skip(&mut self, skip: Tensor) {
+        self.skip = Some(skip);
+    }
+
+    pub(crate) fn take_skip(&mut self) -> Option<Tensor> {
+        self.skip.take()
+    }
+
     /// The gradient of a tensor that asked for it; `None` where nothing flowed back to it.
     ///
     /// ```
@@ -119,6 +133,12 @@ impl Gradients {
     /// ```
     pub fn accumulate(&mut self, other: Gradients) -> Result<()> {
         with_grad(false, || {
+            if let Some(skip) = other.skip {
+                self.skip = Some(match self.skip.take() {
+                    Some(own) => own.try_maximum(skip)?,
+                    None => skip,
+                });
+            }
             for (id, g) in other.by_leaf {
                 let sum = match self.by_leaf.remove(&id) {
                     Some(have) => have.try_add(&g)?,
