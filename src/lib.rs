@@ -16,6 +16,8 @@ pub mod metrics;
 pub mod nn;
 mod ops;
 pub mod optim;
+#[cfg(feature = "plot")]
+pub mod plot;
 mod rng;
 mod shape;
 mod stats;

@@ -4,14 +4,14 @@ use super::callback::State;
 use super::checkpoint::{json_number, number_from};
 use super::progress::Progress;
 use super::step::{Late, LateStep, Queue, Step};
-use super::trainer::{Ended, Report, fresh, no_output};
+use super::trainer::{Ended, Per, Report, fresh, no_output};
 use super::{Callback, Checkpoint, Checkpointer, History, Logs, Mean, Run, When, interrupt};
 use crate::autograd::Gradients;
 use crate::data::{EpochBatches, Json, Loader, LoaderState};
 use crate::graph::node::with_grad;
 use crate::metrics::Metric;
 use crate::nn::Module;
-use crate::optim::Optimizer;
+use crate::optim::{Optimizer, Schedule, Scheduler};
 use crate::{Error, Result, Tensor};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -75,6 +75,9 @@ impl<M, L: Loader, S: Into<Step>, F: FnMut(&M, L::Batch) -> Result<S>> Source fo
 pub(super) struct Core<'a> {
     pub model: &'a dyn Module,
     pub optimizer: Box<dyn Optimizer + 'a>,
+    /// As it was given, until the first step.
+    pub schedule: Option<(Box<dyn Schedule + 'a>, Per)>,
+    pub scheduler: Option<(Box<dyn Scheduler>, Per)>,
     pub callbacks: Vec<Box<dyn Callback + 'a>>,
     pub metrics: Vec<Box<dyn Metric + 'a>>,
     pub validate: Option<Box<dyn FnMut() -> Result<Logs> + 'a>>,
@@ -97,6 +100,8 @@ impl<'a> Core<'a> {
         Core {
             model,
             optimizer,
+            schedule: None,
+            scheduler: None,
             callbacks: Vec::new(),
             metrics: Vec::new(),
             validate: None,
@@ -147,6 +152,9 @@ impl<'a> Core<'a> {
     }
 
     fn run(&mut self, source: &mut dyn Source) -> Result<Ended> {
+        if let Some((schedule, per)) = self.schedule.take() {
+            self.scheduler = Some((schedule.start_boxed(&mut *self.optimizer)?, per));
+        }
         let mut from = match self.resume.take() {
             Some(path) => self.load(path)?,
             None => None,
@@ -268,6 +276,9 @@ impl<'a> Core<'a> {
         // The step is submitted: its numbers can come when they are there.
         let batches = self.held.drain(..).map(|(step, batch)| Late::start(step, batch)).collect();
         self.late.push_back(LateStep { step: self.state.step, lr, batches });
+        if let Some((scheduler, Per::Step)) = &mut self.scheduler {
+            scheduler.step(&mut *self.optimizer)?;
+        }
         self.each(&mut |c, run| c.on_step(run))?;
         self.read_late(1)
     }
@@ -318,6 +329,15 @@ impl<'a> Core<'a> {
             }
             self.each(&mut |c, run| c.on_validation_end(run))?;
         }
+        match &mut self.scheduler {
+            Some((scheduler, Per::Epoch)) => scheduler.step(&mut *self.optimizer)?,
+            Some((scheduler, Per::Monitored(name))) => {
+                let missing = || format!("no number {name:?} was logged; there are {}", self.state.logs.names());
+                let value = self.state.logs.get(name).ok_or_else(|| Error::argument("Trainer", missing()))?;
+                scheduler.step_with(value, &mut *self.optimizer)?;
+            }
+            _ => {}
+        }
         self.state.epoch += 1;
         self.state.batch = 0;
         self.state.means.clear();
@@ -347,8 +367,10 @@ impl<'a> Core<'a> {
         let State { epoch, batch, step, rows, logs, history, means, .. } = &self.state;
         checkpoint.insert("model", self.model.state_dict());
         checkpoint.insert("optimizer", self.optimizer.state_dict());
+        if let Some((scheduler, _)) = &self.scheduler {
+            checkpoint.insert("scheduler", scheduler.state_dict());
+        }
         checkpoint.set("trainer", serde_json::json!({ "epoch": epoch, "batch": batch, "step": step, "rows": rows }));
-        checkpoint.set("lr", json_number(self.optimizer.lr()));
         checkpoint.set_rng(crate::rng_state());
         if let Some(place) = place {
             checkpoint.set_loader(&place);
@@ -370,7 +392,6 @@ impl<'a> Core<'a> {
         let missing = |name: &str| checkpoint.wrong(format!("{name} is missing, or not what a trainer saves"));
         let number = |field| checkpoint.number("trainer", field);
         let (epoch, batch, step, rows) = (number("epoch")?, number("batch")? as usize, number("step")?, number("rows")?);
-        let lr = checkpoint.get("lr").and_then(number_from).ok_or_else(|| missing("lr"))?;
         let logs = checkpoint.get("logs").and_then(Logs::from_json).ok_or_else(|| missing("logs"))?;
         let history = checkpoint.get("history").and_then(History::from_json).ok_or_else(|| missing("history"))?;
         let mean = |pair: &Json| Some((pair.get(0)?.as_str()?.to_string(), Mean::from_json(pair.get(1)?)?));
@@ -387,7 +408,13 @@ impl<'a> Core<'a> {
         }
         self.model.load_state_dict(checkpoint.part("model")?, true)?;
         self.optimizer.load_state_dict(checkpoint.part("optimizer")?)?;
-        self.optimizer.set_lr(lr);
+        match &mut self.scheduler {
+            Some(scheduler) => scheduler.0.load_state_dict(checkpoint.part("scheduler")?)?,
+            None if checkpoint.has_part("scheduler") => {
+                return Err(checkpoint.wrong("it is of a training with a schedule of the learning rate, this one has none"));
+            }
+            None => {}
+        }
         self.callbacks.iter_mut().try_for_each(|c| c.load(&checkpoint))?;
         self.state = State { epoch, batch, step, rows, logs, history, means, epochs: self.state.epochs, ..State::default() };
         crate::set_rng_state(rng);

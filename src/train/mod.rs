@@ -58,6 +58,8 @@
 mod callback;
 mod checkpoint;
 mod checkpointer;
+#[cfg(feature = "plot")]
+mod curves;
 mod early_stopping;
 mod fit;
 mod interrupt;
@@ -73,6 +75,8 @@ mod trainer;
 pub use callback::{Callback, Run, When};
 pub use checkpoint::Checkpoint;
 pub use checkpointer::Checkpointer;
+#[cfg(feature = "plot")]
+pub use curves::Curves;
 pub use early_stopping::{EarlyStopping, Goal};
 pub use interrupt::{Listening, interrupt, interrupted, listen};
 pub use loggers::{CsvLogger, JsonLogger};
@@ -81,4 +85,4 @@ pub use lr_finder::{LrCurve, LrFinder};
 pub use progress::Progress;
 pub use step::Step;
 pub use tensorboard::{EventWriter, TensorBoard};
-pub use trainer::{Ended, Report, Trainer, evaluate};
+pub use trainer::{Ended, Per, Report, Trainer, evaluate};

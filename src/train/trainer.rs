@@ -9,7 +9,7 @@ use super::{Callback, History, Logs, Mean};
 use crate::data::Loader;
 use crate::metrics::Metric;
 use crate::nn::Module;
-use crate::optim::Optimizer;
+use crate::optim::{Optimizer, Schedule};
 use crate::{Error, Result};
 use std::path::Path;
 use std::time::Duration;
@@ -42,6 +42,17 @@ use std::time::Duration;
 pub struct Trainer<'a, M> {
     pub(super) model: &'a M,
     pub(super) core: Core<'a>,
+}
+
+/// When a schedule of the learning rate goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Per {
+    /// After each optimizer step.
+    Step,
+    /// After each epoch.
+    Epoch,
+    /// After each epoch, by this number of it: for `ReduceLROnPlateau`.
+    Monitored(String),
 }
 
 /// How a training ended.
@@ -113,6 +124,24 @@ impl<'a, M: Module> Trainer<'a, M> {
     /// ```
     pub fn accumulate(mut self, batches: usize) -> Self {
         self.core.accumulate = batches.max(1);
+        self
+    }
+
+    /// Changes the learning rate by a schedule of [`optim::lr_scheduler`](crate::optim::lr_scheduler), which goes on after each optimizer step, after each epoch,
+    /// or by a number of the epoch.
+    ///
+    /// ```
+    /// use fornax::nn::{Linear, Module};
+    /// use fornax::optim::{AdamW, lr_scheduler::OneCycleLR};
+    /// use fornax::train::{Per, Trainer};
+    /// let model = Linear::new(2, 1, fornax::Device::cpu());
+    /// let (epochs, batches) = (10, 32);
+    /// let trainer = Trainer::new(&model, AdamW::new(model.parameters(), 1e-3))
+    ///     .epochs(epochs)
+    ///     .schedule(OneCycleLR::new(3e-3, epochs * batches), Per::Step);
+    /// ```
+    pub fn schedule(mut self, schedule: impl Schedule + 'a, per: Per) -> Self {
+        self.core.schedule = Some((Box::new(schedule), per));
         self
     }
 

@@ -36,5 +36,9 @@ mod reads;
 mod registry;
 #[cfg(feature = "wgpu")]
 mod shaders;
+mod snapshots;
+mod summaries;
+mod train_tools;
+mod trainer;
 mod training;
 mod transforms;
