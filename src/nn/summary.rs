@@ -119,7 +119,7 @@ impl Summary {
         for n in noted {
             let of_parameters = |seq: &u64| by_node.get(seq).copied();
             let owner = n.inputs.iter().find_map(of_parameters);
-            if owner.is_some() && n.inputs.iter().all(|seq| by_node.contains_key(seq)) && n.op != "embedding" {
+            if owner.is_some() && n.inputs.iter().all(|seq| by_node.contains_key(seq)) {
                 // Made of parameters alone: a transposed weight, say.
                 by_node.extend(owner.map(|o| (n.seq, o)));
                 continue;
