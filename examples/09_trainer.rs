@@ -17,7 +17,8 @@ use fornax::optim::AdamW;
 use fornax::optim::lr_scheduler::OneCycleLR;
 use fornax::plot::Chart;
 use fornax::train::{
-    Checkpoint, Checkpointer, CsvLogger, Curves, EarlyStopping, Ended, Goal, JsonLogger, LrFinder, Per, Step, TensorBoard, Trainer, evaluate,
+    Checkpoint, Checkpointer, CsvLogger, Curves, EarlyStopping, Ended, Goal, JsonLogger, LrFinder, Per, Step, TensorBoard, Trainer,
+    evaluate,
 };
 use fornax::{Device, Result, Tensor};
 

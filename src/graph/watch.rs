@@ -1,7 +1,7 @@
 //! What a thread records, noted while it is asked for: the summary of a model is made of it.
 
-use super::op::{Class, Op, Outputs};
 use super::node::Inputs;
+use super::op::{Class, Op, Outputs};
 use crate::layout::Layout;
 use crate::{DType, Shape};
 use std::cell::{Cell, RefCell};
@@ -49,7 +49,8 @@ pub(super) fn is_on() -> bool {
 
 pub(super) fn note(seq: u64, op: &dyn Op, inputs: &Inputs, outs: &Outputs) {
     NOTED.with_borrow_mut(|noted| {
-        let (ins, layouts): (Vec<&Layout>, Vec<&Layout>) = (inputs.iter().map(|t| t.layout()).collect(), outs.iter().map(|o| &o.layout).collect());
+        let (ins, layouts): (Vec<&Layout>, Vec<&Layout>) =
+            (inputs.iter().map(|t| t.layout()).collect(), outs.iter().map(|o| &o.layout).collect());
         noted.push(Noted {
             seq,
             inputs: inputs.iter().map(|t| t.node.seq).collect(),

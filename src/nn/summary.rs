@@ -104,7 +104,8 @@ impl Summary {
         let (out, noted) = noting(|| crate::no_grad(forward));
         crate::set_rng_state(rng);
         out?;
-        let mut summary = Summary { layers: Vec::new(), parameters, trained, multiply_adds: 0, parameter_bytes: bytes, activation_bytes: 0 };
+        let mut summary =
+            Summary { layers: Vec::new(), parameters, trained, multiply_adds: 0, parameter_bytes: bytes, activation_bytes: 0 };
         summary.fill(&noted, owners, by_node);
         Ok(summary)
     }
@@ -127,16 +128,16 @@ impl Summary {
             if n.inputs.is_empty() {
                 continue;
             }
-            match runs.len() {
-                // Ops between two of one layer are that layer's.
-                2.. if owner.is_some() && runs[runs.len() - 1].owner.is_none() && runs[runs.len() - 2].owner == owner => {
-                    let between = runs.pop().map_or(Vec::new(), |r| r.ops);
-                    if let Some(last) = runs.last_mut() {
-                        last.ops.extend(between);
-                        last.ops.push(n);
-                    }
+            // Ops between two of one layer are that layer's.
+            let between = match &runs[..] {
+                [.., before, between] if owner.is_some() && between.owner.is_none() && before.owner == owner => runs.pop(),
+                _ => None,
+            };
+            match runs.last_mut() {
+                Some(last) if last.owner == owner => {
+                    last.ops.extend(between.map_or(Vec::new(), |r| r.ops));
+                    last.ops.push(n);
                 }
-                1.. if runs[runs.len() - 1].owner == owner => runs[runs.len() - 1].ops.push(n),
                 _ => runs.push(Run { owner, ops: vec![n] }),
             }
         }
@@ -188,15 +189,32 @@ impl std::fmt::Display for Summary {
         let width = |c: usize| rows.iter().map(|r| r[c].chars().count()).max().unwrap_or(0);
         let w: Vec<usize> = (0..5).map(width).collect();
         for (i, r) in rows.iter().enumerate() {
-            let line =
-                format!("{:<a$}  {:<b$}  {:<c$}  {:>d$}  {:>e$}", r[0], r[1], r[2], r[3], r[4], a = w[0], b = w[1], c = w[2], d = w[3], e = w[4]);
+            let line = format!(
+                "{:<a$}  {:<b$}  {:<c$}  {:>d$}  {:>e$}",
+                r[0],
+                r[1],
+                r[2],
+                r[3],
+                r[4],
+                a = w[0],
+                b = w[1],
+                c = w[2],
+                d = w[3],
+                e = w[4]
+            );
             writeln!(f, "{}", line.trim_end())?;
             if i == 0 {
                 writeln!(f, "{}", "-".repeat(w.iter().sum::<usize>() + 8))?;
             }
         }
         let grouped = super::module::grouped;
-        writeln!(f, "{} parameters, {} trained; {} multiply-adds", grouped(self.parameters), grouped(self.trained), grouped(self.multiply_adds as usize))?;
+        writeln!(
+            f,
+            "{} parameters, {} trained; {} multiply-adds",
+            grouped(self.parameters),
+            grouped(self.trained),
+            grouped(self.multiply_adds as usize)
+        )?;
         writeln!(f, "{} of parameters, {} of activations", bytes(self.parameter_bytes), bytes(self.activation_bytes))
     }
 }

@@ -41,7 +41,8 @@ impl Surface for Svg {
 pub(super) fn stack(charts: &[Chart]) -> String {
     let (width, height) = (charts.iter().map(|c| c.size.0).max().unwrap_or(0), charts.iter().map(|c| c.size.1).sum::<u32>());
     let font = r#"font-family="Helvetica, Arial, sans-serif" font-size="13""#;
-    let head = format!(r#"<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" {font}>"#);
+    let head =
+        format!(r#"<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" {font}>"#);
     let mut svg = Svg(format!("{head}\n<rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n"));
     let mut y = 0.0;
     for chart in charts {

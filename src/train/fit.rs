@@ -400,7 +400,8 @@ impl<'a> Core<'a> {
         let (loader, rng) = (checkpoint.loader()?, checkpoint.rng()?);
         if loader.is_some() {
             let states = checkpoint.get("metrics").and_then(Json::as_array).filter(|list| list.len() == self.metrics.len());
-            let states = states.ok_or_else(|| checkpoint.wrong(format!("it is of a training with other metrics than {}", self.metrics.len())))?;
+            let states =
+                states.ok_or_else(|| checkpoint.wrong(format!("it is of a training with other metrics than {}", self.metrics.len())))?;
             for (metric, state) in self.metrics.iter_mut().zip(states) {
                 let numbers: Option<Vec<f64>> = state.as_array().and_then(|list| list.iter().map(number_from).collect());
                 metric.set_state(&numbers.ok_or_else(|| missing("metrics"))?)?;

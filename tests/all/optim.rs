@@ -65,7 +65,15 @@ fn state_that_does_not_fit_is_an_error_and_changes_nothing() -> Result<()> {
     let mut a = SGD::new([w.clone()], 0.1).momentum(0.9);
     a.step(w.get().square().sum(()).backward()?)?;
     let state = a.state_dict();
-    let names = ["0.momentum_buffer", "0.step", "groups.0.dampening", "groups.0.lr", "groups.0.momentum", "groups.0.nesterov", "groups.0.weight_decay"];
+    let names = [
+        "0.momentum_buffer",
+        "0.step",
+        "groups.0.dampening",
+        "groups.0.lr",
+        "groups.0.momentum",
+        "groups.0.nesterov",
+        "groups.0.weight_decay",
+    ];
     assert_eq!(state.keys().collect::<Vec<_>>(), names);
     let other = Param::new(fornax::Tensor::ones([3, 2], Device::cpu()));
     let e = SGD::new([other], 0.1).load_state_dict(&state).unwrap_err();

@@ -106,8 +106,7 @@ fn accumulated_batches_are_one_batch() -> Result<()> {
             let model = Linear::new(2, 1, device).no_bias();
             model.weight.set(Tensor::from_slice(&[0.5f32, -0.25], [1, 2], device)?)?;
             let mut trainer = Trainer::new(&model, SGD::new(model.parameters(), 0.1)).epochs(3).accumulate(accumulate).progress(false);
-            let report = trainer
-                .fit(&DataLoader::new(&set, batch), |m, [x, y]| nn::mse_loss(&m.forward(&x)?.try_squeeze(-1)?, &y))?;
+            let report = trainer.fit(&DataLoader::new(&set, batch), |m, [x, y]| nn::mse_loss(&m.forward(&x)?.try_squeeze(-1)?, &y))?;
             Ok((model.weight.value().to_vec()?, report))
         };
         let (whole, report) = train(6, 1)?;
@@ -244,7 +243,10 @@ fn wrong_use_is_an_error() -> Result<()> {
     says(trainer().fit(&loader, |m, [x]: [Tensor; 1]| m.forward(&x)).unwrap_err(), "one element for the loss");
     says(trainer().fit(&loader, |_, [x]: [Tensor; 1]| x.try_mean(())).unwrap_err(), "backward");
     says(trainer().metric(Accuracy::new()).fit(&loader, loss).unwrap_err(), "no output");
-    says(trainer().callback(EarlyStopping::new("val_loss")).fit(&loader, loss).unwrap_err(), "no number \"val_loss\" was logged in epoch 1; there are loss, lr");
+    says(
+        trainer().callback(EarlyStopping::new("val_loss")).fit(&loader, loss).unwrap_err(),
+        "no number \"val_loss\" was logged in epoch 1; there are loss, lr",
+    );
     says(trainer().schedule(ReduceLROnPlateau::new(), Per::Monitored("x".into())).fit(&loader, loss).unwrap_err(), "no number \"x\"");
     says(trainer().fit(&loader, |_, _| Err::<Tensor, _>(Error::argument("mine", "broken"))).unwrap_err(), "mine: broken");
     says(trainer().resume("/dev/null").fit(&loader, loss).map(|_| ()).err().unwrap_or(Error::argument("x", "Not a directory")), "irectory");
@@ -553,7 +555,8 @@ fn a_finder_finds_a_rate_and_leaves_no_trace() -> Result<()> {
         let step = |m: &Linear, [x, y]: [Tensor; 2]| nn::mse_loss(&m.forward(&x)?.try_squeeze(-1)?, &y);
         let [x0, y0] = loader.epoch(0).next().unwrap()?;
         optimizer.step(step(&model, [x0, y0])?.backward()?)?;
-        let before = (weights(&model), optimizer.state_dict().into_iter().map(|(n, t)| (n, t.to_vec::<f64>().unwrap())).collect::<Vec<_>>());
+        let before =
+            (weights(&model), optimizer.state_dict().into_iter().map(|(n, t)| (n, t.to_vec::<f64>().unwrap())).collect::<Vec<_>>());
         let steps = if device.is_gpu() { 25 } else { 100 };
         let curve = LrFinder::new().range(1e-5, 100.0).steps(steps).run(&model, &mut optimizer, &loader, step)?;
         let after = (weights(&model), optimizer.state_dict().into_iter().map(|(n, t)| (n, t.to_vec::<f64>().unwrap())).collect::<Vec<_>>());
