@@ -163,8 +163,8 @@ pub struct LrCurve {
 }
 
 impl LrCurve {
-    /// The rate at which the smoothed loss falls most steeply over the logarithm of the rate, the first tenth of the points aside, where the mean still
-    /// settles; `None` where it falls nowhere or there are too few points.
+    /// The rate at which the smoothed loss falls most steeply over the logarithm of the rate: the steepest line through a tenth of the points, by least
+    /// squares, the first tenth aside, where the mean still settles. `None` where the loss falls nowhere or there are too few points.
     ///
     /// ```
     /// use fornax::train::LrCurve;
@@ -175,8 +175,16 @@ impl LrCurve {
     /// ```
     pub fn suggestion(&self) -> Option<f64> {
         let p = &self.points;
-        let slope = |i: usize| (p[i + 1].1 - p[i - 1].1) / (p[i + 1].0.ln() - p[i - 1].0.ln());
-        let steepest = (1.max(p.len() / 10)..p.len().saturating_sub(1)).min_by(|&a, &b| slope(a).total_cmp(&slope(b)))?;
+        let half = (p.len() / 20).max(1);
+        let slope = |i: usize| {
+            let near = &p[i - half..=i + half];
+            let n = near.len() as f64;
+            let (mx, my) = (near.iter().map(|q| q.0.ln()).sum::<f64>() / n, near.iter().map(|q| q.1).sum::<f64>() / n);
+            let (xy, xx) = near.iter().map(|q| (q.0.ln() - mx, q.1 - my)).fold((0.0, 0.0), |s, (x, y)| (s.0 + x * y, s.1 + x * x));
+            xy / xx
+        };
+        let first = half + p.len() / 10;
+        let steepest = (first..p.len().saturating_sub(half)).min_by(|&a, &b| slope(a).total_cmp(&slope(b)))?;
         (slope(steepest) < 0.0).then(|| p[steepest].0)
     }
 }
