@@ -146,6 +146,12 @@ impl Checkpoint {
         let path = path.as_ref();
         let io = |e| Error::io(path, e);
         let (temporary, old) = (beside(path, "tmp")?, beside(path, "old")?);
+        if path.is_file() {
+            return Err(io(std::io::Error::new(
+                std::io::ErrorKind::AlreadyExists,
+                "a checkpoint is a folder, and there is a file of this name",
+            )));
+        }
         if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
             std::fs::create_dir_all(parent).map_err(io)?;
         }

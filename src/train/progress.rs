@@ -51,6 +51,7 @@ impl Progress {
         if let Ok(style) = ProgressStyle::with_template(template) {
             self.bar.set_style(style.progress_chars("=> "));
         }
+        self.bar.reset();
         self.bar.set_prefix(title.to_string());
         self.bar.set_message("");
         match batches {

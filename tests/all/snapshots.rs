@@ -62,6 +62,8 @@ fn what_is_saved_is_loaded() -> Result<()> {
         assert!(matches!(second.save(&path), Err(Error::Argument { .. })), "{bad:?}");
         second = Checkpoint::load(&path)?;
     }
+    std::fs::write(folder.path().join("file"), "mine").unwrap();
+    assert!(matches!(checkpoint(1).save(folder.path().join("file")), Err(Error::Io { .. })));
     assert!(checkpoint(1).save("/").is_err() && checkpoint(1).save("/proc/nowhere/x").is_err());
     assert!(matches!(Checkpoint::load(folder.path()), Err(Error::Io { .. })));
     Ok(())
