@@ -378,8 +378,8 @@ impl<'a> Core<'a> {
         checkpoint.set("logs", logs.to_json());
         checkpoint.set("history", history.to_json());
         checkpoint.set("means", means.iter().map(|(n, m)| Json::from(vec![Json::from(n.as_str()), m.to_json()])).collect::<Vec<_>>());
-        let metric = |m: &Box<dyn Metric + 'a>| Json::from(m.state().into_iter().map(json_number).collect::<Vec<_>>());
-        checkpoint.set("metrics", self.metrics.iter().map(metric).collect::<Vec<_>>());
+        let numbers = |state: Vec<f64>| Json::from(state.into_iter().map(json_number).collect::<Vec<_>>());
+        checkpoint.set("metrics", self.metrics.iter().map(|m| numbers(m.state())).collect::<Vec<_>>());
         self.callbacks.iter().for_each(|c| c.save(&mut checkpoint));
         checkpoint
     }

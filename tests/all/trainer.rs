@@ -486,7 +486,8 @@ fn interrupted_child() {
         .progress(false)
         .fit(&DataLoader::new(&set, 1), |m, [x]| {
             std::fs::write(folder.join("started"), "").unwrap();
-            std::thread::sleep(Duration::from_millis(1));
+            let slow = folder.join("slow").exists();
+            std::thread::sleep(if slow { Duration::from_secs(60) } else { Duration::from_millis(1) });
             m.forward(&x)?.try_mean(())
         })
         .unwrap();
@@ -503,11 +504,14 @@ fn ctrl_c_saves_and_leaves_and_a_second_one_kills() {
             std::thread::sleep(Duration::from_millis(5));
         }
     };
+    let send = |signal: &str, child: &std::process::Child| {
+        assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+    };
     for signal in ["-INT", "-TERM"] {
         let folder = tempfile::tempdir().unwrap();
         let mut child = child("trainer::interrupted_child", folder.path());
         wait_for(folder.path().join("started"));
-        assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+        send(signal, &child);
         assert!(child.wait().unwrap().success());
         let report = std::fs::read_to_string(folder.path().join("report")).unwrap();
         let steps = report.strip_prefix("Interrupted ").expect(&report);
@@ -515,6 +519,16 @@ fn ctrl_c_saves_and_leaves_and_a_second_one_kills() {
         assert!(last.ends_with(format!("step-{:08}", steps.parse::<u64>().unwrap())));
         assert!(Checkpoint::load(last).unwrap().loader().unwrap().is_some());
     }
+    // In the middle of a long step the first one waits, the second one does not.
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("slow"), "").unwrap();
+    let mut child = child("trainer::interrupted_child", folder.path());
+    wait_for(folder.path().join("started"));
+    send("-INT", &child);
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(child.try_wait().unwrap().is_none());
+    send("-INT", &child);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
 }
 
 #[test]
