@@ -291,7 +291,7 @@ pub fn update_bn<B>(
         return Ok(());
     }
     let mut modes = Vec::new();
-    let mut walk = |f: &mut dyn FnMut(&Mode)| {
+    let walk = |f: &mut dyn FnMut(&Mode)| {
         model.walk(&mut Walk::new(&mut |_, item| {
             if let Item::Mode(m) = item {
                 f(m);

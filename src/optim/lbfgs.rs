@@ -318,7 +318,7 @@ fn place(params: &[Param], from: &[Tensor], d: &Tensor, t: f64) -> Result<()> {
     let mut at = 0;
     for (p, from) in params.iter().zip(from) {
         let n = from.numel();
-        let part = d.try_narrow(0, at as isize, n)?.try_reshape(from.shape())?;
+        let part = d.try_narrow(0, at, n)?.try_reshape(from.shape())?;
         p.set(from.try_add(part.try_mul(t)?)?)?;
         at += n;
     }
