@@ -2,6 +2,7 @@
 #![deny(missing_docs)]
 extern crate self as fornax;
 
+mod autocast;
 mod autograd;
 mod backend;
 mod codegen;
@@ -26,6 +27,7 @@ mod tensor;
 pub mod testing;
 pub mod train;
 
+pub use autocast::autocast;
 pub use autograd::{GradCheck, Gradients, check_gradients, check_second_gradients, checkpoint, grad, grad_with, no_grad};
 pub use device::Device;
 pub use dtype::{DType, Element, Scalar};

@@ -56,7 +56,7 @@ pub struct Update<'a> {
     pub(super) lr: f64,
     /// What [`Rule::coefficients`] gave.
     pub(super) c: &'a [Num],
-    /// One tensor for each name of [`Rule::state`], zeros the first time.
+    /// One tensor for each name of [`Rule::state`]; the first time, of [`Rule::initial`].
     pub(super) state: State,
     pub(super) fresh: bool,
 }
@@ -69,6 +69,10 @@ pub trait Rule: Clone {
     fn settings(&mut self) -> Vec<(&'static str, &mut dyn Setting)>;
     /// The names of the state that the settings ask for.
     fn state(&self) -> &'static [&'static str];
+    /// What the state starts from.
+    fn initial(&self) -> f64 {
+        0.0
+    }
     /// Refuses settings out of their ranges.
     fn check(&self) -> Result<()>;
     /// Refuses parameters that it has no rule for.
@@ -260,7 +264,10 @@ impl<R: Rule> Core<R> {
                     let find = |name: &&'static str| slot.state.iter().find(|s| s.0 == *name).map(|s| s.1.clone());
                     let found: SmallVec<[Option<Tensor>; 4]> = names.iter().map(find).collect();
                     let fresh = found.iter().any(Option::is_none);
-                    let old = found.into_iter().map(|t| t.map_or_else(|| w.try_zeros_like(), Ok)).collect::<Result<State>>()?;
+                    let old = found
+                        .into_iter()
+                        .map(|t| t.map_or_else(|| w.try_full_like(group.rule.initial()), Ok))
+                        .collect::<Result<State>>()?;
                     let update = Update { w: w.clone(), g, lr: group.lr, c: &tick.c, state: old.clone(), fresh };
                     let (weight, state) = group.rule.apply(update)?;
                     let choose = |new: Tensor, old: &Tensor| match &tick.taken {

@@ -13,15 +13,30 @@
 //! ```
 
 mod adam;
+mod adaptive;
+mod average;
+mod clip;
 mod engine;
+mod lamb;
+mod lbfgs;
 pub mod lr_scheduler;
+mod muon;
+mod nadam;
 mod num;
-
+mod scaler;
 mod sgd;
 
 pub use adam::{Adam, AdamW};
+pub use adaptive::{Adadelta, Adagrad, RMSprop};
+pub use average::{AveragedModel, update_bn};
+pub use clip::ClipNorm;
 pub use engine::Group;
+pub use lamb::{Lamb, Lion};
+pub use lbfgs::LBFGS;
 pub use lr_scheduler::{Schedule, Scheduler};
+pub use muon::{AdjustLr, Muon};
+pub use nadam::{NAdam, RAdam};
+pub use scaler::GradScaler;
 pub use sgd::SGD;
 
 use crate::autograd::Gradients;

@@ -1,6 +1,6 @@
 //! Numbers that a step counts with.
 
-use crate::{DType, Operand, Result, Tensor};
+use crate::{Operand, Result, Tensor};
 
 /// A number of an optimizer's rule: known here, or, where the device decides whether a step is taken, a tensor of no axes there.
 #[derive(Clone)]
@@ -69,25 +69,17 @@ impl Num {
     }
 
     /// `yes` where this is greater than `bound`, else `no`.
-    pub(super) fn above(&self, bound: f64, yes: &Num, no: f64) -> Result<Num> {
+    pub(super) fn above(&self, bound: f64, yes: &Num, no: &Num) -> Result<Num> {
         Ok(match self {
             Num::Host(a) => {
                 if *a > bound {
                     yes.clone()
                 } else {
-                    Num::Host(no)
+                    no.clone()
                 }
             }
-            Num::Device(a) => Num::Device(a.try_gt(bound)?.try_where(Operand::from(yes), no)?),
+            Num::Device(a) => Num::Device(a.try_gt(bound)?.try_where(Operand::from(yes), Operand::from(no))?),
         })
-    }
-
-    /// The number as a tensor of no axes beside `like`.
-    pub(super) fn tensor(&self, like: &Tensor) -> Result<Tensor> {
-        match self {
-            Num::Host(a) => Tensor::try_full((), *a, (DType::F32, like.device())),
-            Num::Device(t) => Ok(t.clone()),
-        }
     }
 }
 

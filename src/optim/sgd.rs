@@ -52,7 +52,7 @@ impl Rule for SgdRule {
     }
     fn coefficients(&self, _: f64, t: &Num, _: &Num) -> Result<SmallVec<[Num; 4]>> {
         // The first gradient is not damped.
-        let damped = if self.dampening == 0.0 { Num::Host(1.0) } else { t.above(1.5, &Num::Host(1.0 - self.dampening), 1.0)? };
+        let damped = if self.dampening == 0.0 { Num::Host(1.0) } else { t.above(1.5, &Num::Host(1.0 - self.dampening), &Num::Host(1.0))? };
         Ok(smallvec![damped])
     }
     fn apply(&self, u: Update) -> Result<(Tensor, State)> {
