@@ -8,11 +8,10 @@ use super::trainer::{Ended, Per, Report, fresh, no_output};
 use super::{Callback, Checkpoint, Checkpointer, History, Logs, Mean, Run, When, interrupt};
 use crate::autograd::Gradients;
 use crate::data::{EpochBatches, Json, Loader, LoaderState};
-use crate::graph::node::with_grad;
 use crate::metrics::Metric;
 use crate::nn::Module;
-use crate::optim::{Optimizer, Schedule, Scheduler};
-use crate::{Error, Result, Tensor};
+use crate::optim::{AveragedModel, GradScaler, Optimizer, Schedule, Scheduler};
+use crate::{DType, Error, Result, Tensor};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -33,13 +32,14 @@ pub(super) struct Feed<'l, M, L: Loader, F> {
     model: &'l M,
     loader: &'l L,
     step: F,
+    autocast: Option<DType>,
     epoch: Option<Box<dyn EpochBatches<L::Batch> + 'l>>,
     waited: Duration,
 }
 
 impl<'l, M, L: Loader, F> Feed<'l, M, L, F> {
-    pub fn new(model: &'l M, loader: &'l L, step: F) -> Self {
-        Feed { model, loader, step, epoch: None, waited: Duration::ZERO }
+    pub fn new(model: &'l M, loader: &'l L, step: F, autocast: Option<DType>) -> Self {
+        Feed { model, loader, step, autocast, epoch: None, waited: Duration::ZERO }
     }
 }
 
@@ -55,7 +55,10 @@ impl<M, L: Loader, S: Into<Step>, F: FnMut(&M, L::Batch) -> Result<S>> Source fo
         let start = Instant::now();
         let batch = self.epoch.as_mut().and_then(|e| e.next());
         self.waited += start.elapsed();
-        batch.map(|batch| Ok((self.step)(self.model, batch?)?.into()))
+        batch.map(|batch| {
+            let batch = batch?;
+            Ok(cast(self.autocast, || (self.step)(self.model, batch))?.into())
+        })
     }
 
     fn place(&self) -> Option<LoaderState> {
@@ -71,6 +74,14 @@ impl<M, L: Loader, S: Into<Step>, F: FnMut(&M, L::Batch) -> Result<S>> Source fo
     }
 }
 
+/// Runs a forward pass in the precision that was asked for.
+pub(super) fn cast<T>(dtype: Option<DType>, f: impl FnOnce() -> T) -> T {
+    match dtype {
+        Some(dtype) => crate::autocast::with(Some(dtype), f),
+        None => f(),
+    }
+}
+
 /// All of a trainer but the type of its model.
 pub(super) struct Core<'a> {
     pub model: &'a dyn Module,
@@ -78,6 +89,12 @@ pub(super) struct Core<'a> {
     /// As it was given, until the first step.
     pub schedule: Option<(Box<dyn Schedule + 'a>, Per)>,
     pub scheduler: Option<(Box<dyn Scheduler>, Per)>,
+    pub autocast: Option<DType>,
+    pub scaler: Option<GradScaler>,
+    /// The largest norm and the largest absolute value of the gradients.
+    pub clip_norm: Option<f64>,
+    pub clip_value: Option<f64>,
+    pub average: Option<&'a mut AveragedModel>,
     pub callbacks: Vec<Box<dyn Callback + 'a>>,
     pub metrics: Vec<Box<dyn Metric + 'a>>,
     pub validate: Option<Box<dyn FnMut() -> Result<Logs> + 'a>>,
@@ -102,6 +119,11 @@ impl<'a> Core<'a> {
             optimizer,
             schedule: None,
             scheduler: None,
+            autocast: None,
+            scaler: None,
+            clip_norm: None,
+            clip_value: None,
+            average: None,
             callbacks: Vec::new(),
             metrics: Vec::new(),
             validate: None,
@@ -246,7 +268,10 @@ impl<'a> Core<'a> {
 
     /// Adds the gradients of a batch to those of the step.
     fn backward(&mut self, step: Step) -> Result<()> {
-        let gradients = step.loss.backward()?;
+        let gradients = match &self.scaler {
+            Some(scaler) => scaler.scale(&step.loss)?.backward()?,
+            None => step.loss.backward()?,
+        };
         match &mut self.gradients {
             Some(sum) => sum.accumulate(gradients)?,
             None => self.gradients = Some(gradients),
@@ -267,15 +292,33 @@ impl<'a> Core<'a> {
         let count = self.held.len();
         let mut gradients = self.gradients.take().unwrap_or_default();
         if count > 1 {
-            with_grad(false, || scale(&mut gradients, 1.0 / count as f64))?;
+            gradients.scale(1.0 / count as f64)?;
+        }
+        if let Some(scaler) = &self.scaler {
+            scaler.unscale(&mut gradients)?;
+        }
+        if let Some(value) = self.clip_value {
+            gradients.clip_value(value)?;
+        }
+        if let Some(norm) = self.clip_norm {
+            gradients.clip_norm(norm)?;
         }
         self.each(&mut |c, run| c.on_gradients(&mut gradients, run))?;
         let lr = self.optimizer.lr();
-        self.optimizer.step(gradients)?;
+        match &mut self.scaler {
+            Some(scaler) => {
+                scaler.step(&mut *self.optimizer, gradients)?;
+                scaler.update()?;
+            }
+            None => self.optimizer.step(gradients)?,
+        }
         self.state.step += 1;
         // The step is submitted: its numbers can come when they are there.
         let batches = self.held.drain(..).map(|(step, batch)| Late::start(step, batch)).collect();
         self.late.push_back(LateStep { step: self.state.step, lr, batches });
+        if let Some(average) = &mut self.average {
+            average.update(self.model)?;
+        }
         if let Some((scheduler, Per::Step)) = &mut self.scheduler {
             scheduler.step(&mut *self.optimizer)?;
         }
@@ -323,7 +366,14 @@ impl<'a> Core<'a> {
         if due && self.validate.is_some() {
             self.each(&mut |c, run| c.on_validation_start(run))?;
             if let Some(validate) = &mut self.validate {
-                for (name, value) in validate()?.iter() {
+                let autocast = self.autocast;
+                let validated = || cast(autocast, validate);
+                let numbers = match &self.average {
+                    // Before the first step there is no average.
+                    Some(average) if average.n_averaged() > 0 => average.with(self.model, validated)??,
+                    _ => validated()?,
+                };
+                for (name, value) in numbers.iter() {
                     self.state.logs.set(&format!("val_{name}"), value);
                 }
             }
@@ -369,6 +419,12 @@ impl<'a> Core<'a> {
         checkpoint.insert("optimizer", self.optimizer.state_dict());
         if let Some((scheduler, _)) = &self.scheduler {
             checkpoint.insert("scheduler", scheduler.state_dict());
+        }
+        if let Some(scaler) = &self.scaler {
+            checkpoint.insert("scaler", scaler.state_dict());
+        }
+        if let Some(average) = &self.average {
+            checkpoint.insert("average", average.state_dict());
         }
         checkpoint.set("trainer", serde_json::json!({ "epoch": epoch, "batch": batch, "step": step, "rows": rows }));
         checkpoint.set_rng(crate::rng_state());
@@ -416,6 +472,12 @@ impl<'a> Core<'a> {
             }
             None => {}
         }
+        if let Some(scaler) = &mut self.scaler {
+            scaler.load_state_dict(checkpoint.part("scaler")?)?;
+        }
+        if let Some(average) = &mut self.average {
+            average.load_state_dict(checkpoint.part("average")?)?;
+        }
         self.callbacks.iter_mut().try_for_each(|c| c.load(&checkpoint))?;
         self.state = State { epoch, batch, step, rows, logs, history, means, epochs: self.state.epochs, ..State::default() };
         crate::set_rng_state(rng);
@@ -433,11 +495,4 @@ fn update(means: &mut Vec<(String, Mean)>, name: &str, value: f64, weight: f64) 
             means.push((name.to_string(), mean));
         }
     }
-}
-
-/// Multiplies all gradients by a number.
-fn scale(gradients: &mut Gradients, factor: f64) -> Result<()> {
-    let scaled: Vec<_> = gradients.iter().map(|(id, g)| Ok((id, g.try_mul(factor)?))).collect::<Result<_>>()?;
-    scaled.into_iter().for_each(|(id, g)| gradients.set_id(id, g));
-    Ok(())
 }

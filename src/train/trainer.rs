@@ -9,8 +9,8 @@ use super::{Callback, History, Logs, Mean};
 use crate::data::Loader;
 use crate::metrics::Metric;
 use crate::nn::Module;
-use crate::optim::{Optimizer, Schedule};
-use crate::{Error, Result};
+use crate::optim::{AveragedModel, GradScaler, Optimizer, Schedule};
+use crate::{DType, Device, Error, Result};
 use std::path::Path;
 use std::time::Duration;
 
@@ -145,6 +145,77 @@ impl<'a, M: Module> Trainer<'a, M> {
         self
     }
 
+    /// Runs forward passes with automatic mixed precision, as [`autocast`](crate::autocast): products in this dtype, the rest in f32, parameters stay f32. With f16
+    /// the loss is scaled by a [`GradScaler`] with its defaults; [`grad_scaler`](Trainer::grad_scaler) gives another.
+    ///
+    /// ```
+    /// use fornax::data::{DataLoader, TensorDataset};
+    /// use fornax::nn::{self, Forward, Module};
+    /// use fornax::{DType, Device, Tensor, optim::AdamW, train::Trainer};
+    /// let x = Tensor::uniform([64, 1], -1.0, 1.0, Device::cpu());
+    /// let loader = DataLoader::new(TensorDataset::new([x.clone(), &x * 3.0])?, 16);
+    /// let model = nn::Linear::new(1, 1, Device::cpu());
+    /// let report = Trainer::new(&model, AdamW::new(model.parameters(), 0.1))
+    ///     .epochs(20)
+    ///     .autocast(DType::F16)?
+    ///     .clip_norm(1.0)
+    ///     .progress(false)
+    ///     .fit(&loader, |model, [x, y]| nn::mse_loss(&model.forward(&x)?, &y))?;
+    /// assert!(report.logs.get("loss").unwrap() < 0.05);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `Error::DType` for a dtype other than f16, bf16 and f32 (which turns it off).
+    pub fn autocast(mut self, dtype: DType) -> Result<Self> {
+        self.core.autocast = match dtype {
+            DType::F16 | DType::BF16 => Some(dtype),
+            DType::F32 => None,
+            _ => return Err(Error::dtype("Trainer::autocast", &[dtype], "f16, bf16 or f32")),
+        };
+        let device = self.model.parameters().first().map_or(Device::cpu(), |p| p.device());
+        self.core.scaler = if dtype == DType::F16 { Some(GradScaler::try_new(device)?) } else { None };
+        Ok(self)
+    }
+
+    /// Scales the loss and skips steps with gradients that are not finite, by this scaler.
+    pub fn grad_scaler(mut self, scaler: GradScaler) -> Self {
+        self.core.scaler = Some(scaler);
+        self
+    }
+
+    /// Scales the gradients of each step down to this norm, where theirs is larger.
+    pub fn clip_norm(mut self, norm: f64) -> Self {
+        self.core.clip_norm = Some(norm);
+        self
+    }
+
+    /// Cuts the gradients of each step to ± this.
+    pub fn clip_value(mut self, value: f64) -> Self {
+        self.core.clip_value = Some(value);
+        self
+    }
+
+    /// Averages the weights over the steps (EMA or SWA), and validates with the averages. Checkpoints keep them.
+    ///
+    /// ```
+    /// use fornax::data::{DataLoader, TensorDataset};
+    /// use fornax::nn::{self, Forward, Module};
+    /// use fornax::{Device, Tensor, optim::{AveragedModel, SGD}, train::Trainer};
+    /// let loader = DataLoader::new(TensorDataset::new([Tensor::ones([8, 1], Device::cpu())])?, 4);
+    /// let model = nn::Linear::new(1, 1, Device::cpu());
+    /// let mut ema = AveragedModel::ema(&model, 0.99)?;
+    /// let mut trainer = Trainer::new(&model, SGD::new(model.parameters(), 0.1)).average(&mut ema).progress(false);
+    /// trainer.fit(&loader, |model, [x]| model.forward(&x)?.try_mean(()))?;
+    /// drop(trainer);
+    /// assert_eq!(ema.n_averaged(), 2);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
+    pub fn average(mut self, average: &'a mut AveragedModel) -> Self {
+        self.core.average = Some(average);
+        self
+    }
+
     /// Adds a callback. They are called in the order in which they were added. One that is wanted afterwards is given as `&mut`.
     ///
     /// ```
@@ -257,7 +328,7 @@ impl<'a, M: Module> Trainer<'a, M> {
         F: FnMut(&M, L::Batch) -> Result<S>,
         S: Into<Step>,
     {
-        let mut feed = Feed::new(self.model, loader, step);
+        let mut feed = Feed::new(self.model, loader, step, self.core.autocast);
         self.core.fit(&mut feed)
     }
 }

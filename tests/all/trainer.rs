@@ -7,7 +7,7 @@ use fornax::io::StateDict;
 use fornax::metrics::Accuracy;
 use fornax::nn::{self, BatchNorm2d, Conv2d, Dropout, Flatten, Forward, Linear, MaxPool2d, Module, ReLU, Sequential};
 use fornax::optim::lr_scheduler::{CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau};
-use fornax::optim::{AdamW, Optimizer, SGD};
+use fornax::optim::{AdamW, AveragedModel, Optimizer, SGD};
 use fornax::train::*;
 use fornax::{Device, Error, Gradients, Result, Tensor};
 use std::path::{Path, PathBuf};
@@ -372,6 +372,7 @@ fn everything(folder: &Path, stop: Option<u64>) -> Result<(Vec<(String, Vec<f64>
     let valid = DataLoader::new(&set, 20);
     let model = cnn(Device::cpu());
     let mut average = Average(StateDict::new());
+    let mut ema = AveragedModel::ema(&model, 0.8)?;
     let step = |m: &Sequential, (x, y): (Tensor, Tensor)| step(m, [x, y]);
     let mut trainer = Trainer::new(&model, AdamW::new(model.parameters(), 5e-3))
         .epochs(4)
@@ -379,6 +380,8 @@ fn everything(folder: &Path, stop: Option<u64>) -> Result<(Vec<(String, Vec<f64>
         .schedule(CosineAnnealingLR::new(20), Per::Step)
         .metric(Accuracy::new())
         .validation(&valid, |m, [x, y]| self::step(m, [x, y]), vec![Box::new(Accuracy::new())])
+        .average(&mut ema)
+        .clip_norm(1.0)
         .callback(&mut average)
         .callback(EarlyStopping::new("val_loss").patience(9).restore_best(true))
         .callback(CsvLogger::new(folder.join("log.csv")).every_steps(1))
@@ -391,6 +394,7 @@ fn everything(folder: &Path, stop: Option<u64>) -> Result<(Vec<(String, Vec<f64>
     }
     let report = trainer.fit(&loader, step)?;
     drop(trainer);
+    average.0.extend(ema.state_dict());
     Ok((weights(&model), average.0, report))
 }
 
@@ -581,6 +585,29 @@ fn a_finder_finds_a_rate_and_leaves_no_trace() -> Result<()> {
         assert!(lr > 1e-4 && lr < curve.points[curve.points.len() - 1].0, "{lr}");
         let e = LrFinder::new().range(1.0, 0.1).run(&model, &mut optimizer, &loader, step).unwrap_err();
         assert!(e.to_string().contains("0 < start < end"), "{e}");
+    }
+    Ok(())
+}
+
+#[test]
+fn mixed_precision_trains_and_skips_what_overflows() -> Result<()> {
+    for device in [Some(Device::cpu()), gpu()].into_iter().flatten() {
+        for dtype in [fornax::DType::F16, fornax::DType::BF16] {
+            let x = Tensor::linspace(-1.0, 1.0, 64, device).reshape([32, 2]);
+            let set = TensorDataset::new([x.clone(), x.sum(1) * 2.0])?;
+            let model = Linear::new(2, 1, device);
+            let mut trainer =
+                Trainer::new(&model, AdamW::new(model.parameters(), 0.1)).epochs(12).autocast(dtype)?.clip_value(10.0).progress(false);
+            let report = trainer.fit(&DataLoader::new(&set, 8), |m, [x, y]| {
+                let y_hat = m.forward(&x)?;
+                assert_eq!(y_hat.dtype(), dtype);
+                nn::mse_loss(&y_hat.try_squeeze(-1)?, &y)
+            })?;
+            let losses = report.history.series("loss");
+            assert!(losses[11].1 < 0.2 * losses[0].1, "{device} {dtype}: {losses:?}");
+            assert_eq!(model.weight.dtype(), fornax::DType::F32);
+        }
+        assert!(Trainer::new(&Linear::new(1, 1, device), SGD::new([], 0.1)).autocast(fornax::DType::I32).is_err());
     }
     Ok(())
 }
