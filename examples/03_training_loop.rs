@@ -30,7 +30,7 @@ fn main() -> Result<()> {
     let loader = DataLoader::new(TensorDataset::new([x, y])?, 128).shuffle(0);
 
     let model = Mlp { fc1: nn::Linear::new(1, 32, device), fc2: nn::Linear::new(32, 32, device), fc3: nn::Linear::new(32, 1, device) };
-    print!("{}", model.summary());
+    print!("{}", model.summary([128, 1])?);
     let mut optimizer = Adam::new(model.parameters(), 1e-2);
 
     for epoch in 0..60 {

@@ -9,15 +9,12 @@
 //! It leaves `out/digits_cnn.safetensors`, the trained weights under PyTorch's names, and `out/digits_cnn.png`, the loss and the test
 //! digits that it got wrong.
 
-#[path = "common/canvas.rs"]
-mod canvas;
-
-use canvas::{Canvas, INK};
 use fornax::data::transforms::{RandomAffine, Transform};
 use fornax::data::{DataLoader, Dataset, Filter, Image, Rows, digits};
 use fornax::metrics::{Accuracy, Metric};
 use fornax::nn::{BatchNorm2d, Conv2d, Dropout, Forward, Linear, MaxPool2d, Module};
 use fornax::optim::{AdamW, Optimizer};
+use fornax::plot::{Canvas, Chart, INK};
 use fornax::{CrossEntropy, Device, Result, Tensor};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::f64::consts::PI;
@@ -101,7 +98,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let loader = DataLoader::new(train, BATCH).shuffle(SEED).drop_last(true).workers(2).device(device);
 
     let model = Cnn::new(device)?;
-    print!("{}", model.summary());
+    print!("{}", model.summary([BATCH, 1, 8, 8])?);
     let mut optimizer = AdamW::new(model.parameters(), PEAK_LR);
     let criterion = CrossEntropy { label_smoothing: 0.1, ..CrossEntropy::default() };
 
@@ -153,11 +150,11 @@ fn draw(losses: &[f32], per_epoch: usize, images: &[f32], predicted: &[i32], lab
     const COLUMNS: usize = 12;
     let wrong: Vec<usize> = (0..labels.len()).filter(|&i| predicted[i] != labels[i]).collect();
     let rows = wrong.len().div_ceil(COLUMNS) as i32;
-    let mut canvas = Canvas::new(760, (380 + rows * 74) as u32);
-    let by_step = losses.iter().enumerate().map(|(i, &l)| ((i + 1) as f32 / per_epoch as f32, l)).collect();
-    let by_epoch = losses.chunks(per_epoch).enumerate().map(|(e, c)| (e as f32 + 0.5, c.iter().sum::<f32>() / c.len() as f32)).collect();
-    let curves = [(by_step, 1, [170, 195, 235]), (by_epoch, 3, [30, 80, 190])];
-    canvas.chart((60, 40, 670, 260), "TRAINING LOSS BY EPOCH", &curves);
+    let mut canvas = Canvas::new(760, (380 + rows * 74) as u32)?;
+    let by_step = losses.iter().enumerate().map(|(i, &l)| ((i + 1) as f64 / per_epoch as f64, f64::from(l)));
+    let mean = |losses: &[f32]| f64::from(losses.iter().sum::<f32>() / losses.len() as f32);
+    let by_epoch = losses.chunks(per_epoch).enumerate().map(|(epoch, losses)| (epoch as f64 + 0.5, mean(losses)));
+    Chart::new("training loss by epoch").series("step", by_step).series("epoch", by_epoch).size(760, 340).draw(&mut canvas, 0, 0);
     let title = format!("{} OF {} TEST DIGITS WRONG: LABEL / MODEL", wrong.len(), labels.len());
     canvas.text(24, 350, 2, &title, INK);
     for (k, &i) in wrong.iter().enumerate() {
@@ -168,5 +165,5 @@ fn draw(losses: &[f32], per_epoch: usize, images: &[f32], predicted: &[i32], lab
         }
         canvas.text(x + 12, y + 54, 2, &format!("{}/{}", labels[i], predicted[i]), [200, 40, 40]);
     }
-    canvas.save("out/digits_cnn.png")
+    Ok(canvas.save("out/digits_cnn.png")?)
 }

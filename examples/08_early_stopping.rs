@@ -3,15 +3,12 @@
 //!
 //! It leaves `out/early_stopping.png`, the two losses by epoch.
 
-#[path = "common/canvas.rs"]
-mod canvas;
-
-use canvas::Canvas;
 use fornax::data::{DataLoader, Dataset, Table, TensorDataset, stratified_rows};
 use fornax::io::StateDict;
 use fornax::metrics::{Average, AveragePrecision, ConfusionMatrix, Metric, RocAuc};
 use fornax::nn::{Dropout, Forward, Linear, Module};
 use fornax::optim::{AdamW, Optimizer};
+use fornax::plot::Chart;
 use fornax::{Device, Result, Tensor, nn};
 
 const PATIENCE: usize = 15;
@@ -78,7 +75,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // The best epoch so far: its validation loss, its number, its weights (values, which later updates do not change).
     let mut best: (f32, u64, StateDict) = (f32::INFINITY, 0, model.state_dict());
-    let mut curves: [Vec<(f32, f32)>; 2] = Default::default();
+    let mut curves: [Vec<(f64, f64)>; 2] = Default::default();
     for epoch in 1..=EPOCHS {
         let mut total = 0.0;
         for batch in loader.epoch(epoch) {
@@ -90,8 +87,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         let training = total / loader.len() as f32;
         let validation = nn::cross_entropy(&evaluate(&model, &x_valid)?, &y_valid)?.item::<f32>()?;
-        curves[0].push((epoch as f32, training));
-        curves[1].push((epoch as f32, validation));
+        curves[0].push((epoch as f64, training.into()));
+        curves[1].push((epoch as f64, validation.into()));
         if validation < best.0 {
             best = (validation, epoch, model.state_dict());
         }
@@ -122,15 +119,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("  area under ROC     {:.4}", roc.compute()?);
     println!("  average precision  {:.4}", precision.compute()?);
 
-    std::fs::create_dir_all("out")?;
-    let mut canvas = Canvas::new(760, 340);
     let [training, validation] = curves;
-    canvas.chart(
-        (60, 40, 670, 260),
-        "LOSS BY EPOCH: TRAINING BLUE - VALIDATION RED",
-        &[(training, 3, [30, 80, 190]), (validation, 3, [200, 40, 40])],
-    );
-    canvas.save("out/early_stopping.png")?;
+    Chart::new("loss by epoch").series("training", training).series("validation", validation).save("out/early_stopping.png")?;
     println!("drew out/early_stopping.png");
     Ok(())
 }

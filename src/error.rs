@@ -130,6 +130,23 @@ pub enum Error {
         /// The panic's message, or the system's.
         message: String,
     },
+    /// A number of a training is NaN or infinite.
+    #[error(
+        "the {what} is {value} in epoch {epoch}, batch {batch}, optimizer step {step}: lower the learning rate, clip the gradients, look at that \
+         batch's data, or go on in spite of it with stop_on_nan(false)"
+    )]
+    NotFinite {
+        /// Which number.
+        what: String,
+        /// What it is.
+        value: f64,
+        /// The epoch, counted from 1.
+        epoch: u64,
+        /// The optimizer's step since the start, counted from 1.
+        step: u64,
+        /// The batch of the epoch, counted from 1.
+        batch: usize,
+    },
     /// A state dict does not fit a module: every missing, unexpected and misshapen name.
     #[error("state dict does not fit: {message}")]
     StateDict {

@@ -2,6 +2,7 @@
 #![deny(missing_docs)]
 extern crate self as fornax;
 
+mod autocast;
 mod autograd;
 mod backend;
 mod codegen;
@@ -16,13 +17,17 @@ pub mod metrics;
 pub mod nn;
 mod ops;
 pub mod optim;
+#[cfg(feature = "plot")]
+pub mod plot;
 mod rng;
 mod shape;
 mod stats;
 mod tensor;
 #[doc(hidden)]
 pub mod testing;
+pub mod train;
 
+pub use autocast::autocast;
 pub use autograd::{GradCheck, Gradients, check_gradients, check_second_gradients, checkpoint, grad, grad_with, no_grad};
 pub use device::Device;
 pub use dtype::{DType, Element, Scalar};
@@ -36,7 +41,7 @@ pub use ops::interpolate::{Interpolation, Resize};
 pub use ops::nonzero::Unique;
 pub use ops::pad::PadMode;
 pub use ops::pool::PoolOptions;
-pub use rng::manual_seed;
+pub use rng::{RngState, manual_seed, rng_state, set_rng_state};
 pub use shape::Shape;
 pub use stats::{Stats, reset_peak, stats, trim};
 pub use tensor::{Axes, Index, Operand, Options, Span, eval};

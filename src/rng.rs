@@ -36,6 +36,48 @@ pub fn manual_seed(seed: u64) {
     *STATE.lock().unwrap_or_else(|e| e.into_inner()) = (seed, 0);
 }
 
+/// Where the process's random numbers are: the seed, and how much of its stream was drawn. A checkpoint keeps it.
+///
+/// ```
+/// use fornax::{Device, Tensor};
+/// fornax::manual_seed(7);
+/// let state = fornax::rng_state();
+/// let a = Tensor::uniform(3, 0.0, 1.0, Device::cpu()).to_vec::<f32>()?;
+/// fornax::set_rng_state(state);
+/// assert_eq!(Tensor::uniform(3, 0.0, 1.0, Device::cpu()).to_vec::<f32>()?, a);
+/// # Ok::<(), fornax::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RngState {
+    /// The seed that [`manual_seed`] was given; 0 at the start of a process.
+    pub seed: u64,
+    /// The next block of the seed's stream. A block is four words of 32 bits.
+    pub counter: u64,
+}
+
+/// The state of the process's random numbers. (It is that of the numbers that layers and tensors draw; a data loader's depend on its own seed, the
+/// epoch and the place alone.)
+///
+/// ```
+/// fornax::manual_seed(3);
+/// assert_eq!(fornax::rng_state(), fornax::RngState { seed: 3, counter: 0 });
+/// ```
+pub fn rng_state() -> RngState {
+    let (seed, counter) = *STATE.lock().unwrap_or_else(|e| e.into_inner());
+    RngState { seed, counter }
+}
+
+/// Goes on with random numbers from a state that [`rng_state`] gave.
+///
+/// ```
+/// let state = fornax::rng_state();
+/// fornax::set_rng_state(state);
+/// assert_eq!(fornax::rng_state(), state);
+/// ```
+pub fn set_rng_state(state: RngState) {
+    *STATE.lock().unwrap_or_else(|e| e.into_inner()) = (state.seed, state.counter);
+}
+
 thread_local! {
     /// A stream that stands in for the process's on this thread: key and next counter.
     static STREAM: Cell<Option<(u64, u64)>> = const { Cell::new(None) };

@@ -6,7 +6,7 @@ use crate::codegen::dispatch::GpuKernel;
 use crate::graph::node::{Inputs, grad_enabled, insert, record, with_grad};
 use crate::graph::{Class, GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp};
 use crate::ops::view::Alias;
-use crate::{Error, Result, Tensor, rng};
+use crate::{DType, Error, Result, Tensor, autocast, rng};
 use std::sync::Arc;
 
 type Function = dyn Fn(&[Tensor]) -> Result<Tensor> + Send + Sync;
@@ -16,6 +16,8 @@ struct Checkpoint {
     f: Arc<Function>,
     /// Of the random numbers that `f` draws.
     stream: u64,
+    /// The mixed precision that `f` runs in.
+    low: Option<DType>,
 }
 
 impl std::fmt::Debug for Checkpoint {
@@ -49,7 +51,7 @@ pub fn checkpoint(inputs: &[&Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor> + 
     let mut all: Inputs = smallvec::smallvec![value.clone()];
     all.extend(inputs.iter().map(|&t| t.clone()));
     let outs = smallvec::smallvec![value.meta().clone()];
-    Ok(insert(value.node.device, Arc::new(Checkpoint { f: Arc::new(f), stream }), all, outs, true, None))
+    Ok(insert(value.node.device, Arc::new(Checkpoint { f: Arc::new(f), stream, low: autocast::current() }), all, outs, true, None))
 }
 
 impl Op for Checkpoint {
@@ -81,7 +83,7 @@ impl Op for Checkpoint {
         let alias = |x: &Tensor| if x.node.requires_grad { record(Arc::new(Alias {}), &[x]) } else { Ok(x.clone()) };
         let (xs, y) = with_grad(true, || -> Result<_> {
             let xs: Vec<Tensor> = ctx.inputs[1..].iter().map(alias).collect::<Result<_>>()?;
-            let y = rng::with_stream(self.stream, || (self.f)(&xs))?;
+            let y = autocast::with(self.low, || rng::with_stream(self.stream, || (self.f)(&xs)))?;
             Ok((xs, y))
         })?;
         let mut grads = vec![None; ctx.inputs.len()];

@@ -10,7 +10,7 @@ use crate::graph::node::{Node, insert, record, release, with_grad};
 use crate::graph::{LeafId, Op, Vjp};
 use crate::ops::assemble::assemble;
 use crate::ops::view::{Alias, SliceSpec};
-use crate::{Error, Result, Tensor};
+use crate::{Error, Operand, Result, Tensor, autocast};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -27,9 +27,23 @@ use std::sync::Arc;
 #[derive(Clone, Default)]
 pub struct Gradients {
     by_leaf: BTreeMap<LeafId, Tensor>,
+    /// Of one element, on the device: not zero where an optimizer must not take its step. A `GradScaler` that has undone its scaling sets it.
+    skip: Option<Tensor>,
 }
 
 impl Gradients {
+    pub(crate) fn skip(&self) -> Option<&Tensor> {
+        self.skip.as_ref()
+    }
+
+    pub(crate) fn set_skip(&mut self, skip: Tensor) {
+        self.skip = Some(skip);
+    }
+
+    pub(crate) fn take_skip(&mut self) -> Option<Tensor> {
+        self.skip.take()
+    }
+
     /// The gradient of a tensor that asked for it; `None` where nothing flowed back to it.
     ///
     /// ```
@@ -119,6 +133,12 @@ impl Gradients {
     /// ```
     pub fn accumulate(&mut self, other: Gradients) -> Result<()> {
         with_grad(false, || {
+            if let Some(skip) = other.skip {
+                self.skip = Some(match self.skip.take() {
+                    Some(own) => own.try_maximum(skip)?,
+                    None => skip,
+                });
+            }
             for (id, g) in other.by_leaf {
                 let sum = match self.by_leaf.remove(&id) {
                     Some(have) => have.try_add(&g)?,
@@ -128,6 +148,36 @@ impl Gradients {
             }
             Ok(())
         })
+    }
+
+    /// Multiplies all gradients: by `1 / n`, say, after n micro-batches.
+    ///
+    /// # Errors
+    /// A factor that does not broadcast to them.
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[1.0f32, 2.0], 2, Device::cpu())?.requires_grad();
+    /// let mut grads = x.sum(()).backward()?;
+    /// grads.accumulate((&x * 10.0).sum(()).backward()?)?;
+    /// grads.scale(0.5)?; // the mean of the two
+    /// assert_eq!(grads.get(&x).unwrap().to_vec::<f32>()?, [5.5, 5.5]);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
+    pub fn scale(&mut self, factor: impl Into<Operand>) -> Result<()> {
+        let factor = factor.into();
+        self.map(|g| match &factor {
+            // What is computed in f32 is rounded once.
+            Operand::Tensor(f) => g.try_mul(f.try_to(g.device())?)?.try_cast(g.dtype()),
+            scalar => g.try_mul(scalar),
+        })
+    }
+
+    /// Replaces each gradient by what `f` makes of it, or none where it fails once.
+    pub(crate) fn map(&mut self, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<()> {
+        let new = with_grad(false, || self.by_leaf.iter().map(|(&id, g)| Ok((id, f(g)?))).collect::<Result<_>>())?;
+        self.by_leaf = new;
+        Ok(())
     }
 
     /// All gradients, in the order of their leaves.
@@ -280,6 +330,7 @@ pub(crate) fn deposit(id: LeafId, gradient: Tensor) {
 
 impl Pass {
     fn run(&mut self, seeds: Vec<(Tensor, Tensor)>) -> Result<()> {
+        let create_graph = self.create_graph;
         let wanted = if self.targets.is_empty() || self.collect { None } else { Some(reaching(&seeds, &self.targets)) };
         // The youngest node first: everything that consumes a node is younger than it.
         let mut queue: BTreeMap<u64, (Arc<Node>, Vec<Vec<Part>>)> = BTreeMap::new();
@@ -292,13 +343,15 @@ impl Pass {
             add(&mut queue, &y, Part::Whole(seed));
         }
         let mut visited: Vec<Arc<Node>> = Vec::new();
-        let result = with_grad(self.create_graph, || {
+        let mut walk = || {
             while let Some((_, (node, parts))) = queue.pop_last() {
                 self.visit(&node, parts, wanted.as_ref(), &mut queue)?;
                 visited.push(node);
             }
             Ok(())
-        });
+        };
+        // A vjp computes in the dtypes that the way forward had.
+        let result = autocast::with(None, || with_grad(create_graph, &mut walk));
         if result.is_ok() && !self.retain && !self.create_graph {
             visited.iter().for_each(spend);
         }

@@ -20,6 +20,7 @@ mod combine;
 mod csv;
 mod dataset;
 mod digits;
+mod epochs;
 mod idx;
 mod image;
 mod lines;
@@ -36,6 +37,7 @@ pub use combine::{Concat, Map, Subset, split_rows, stratified_rows};
 pub use csv::{Csv, Table};
 pub use dataset::{Dataset, Rows, TensorDataset};
 pub use digits::{Digits, digits};
+pub use epochs::{EpochBatches, Loader};
 pub use idx::{mnist, read_idx};
 #[cfg(feature = "image")]
 pub use image::ImageFolder;

@@ -12,6 +12,7 @@ mod split;
 #[cfg(test)]
 mod tests;
 mod trace;
+pub(crate) mod watch;
 
 pub use node::{LeafId, Tensor};
 #[allow(unused_imports)]

@@ -188,6 +188,9 @@ pub(crate) fn insert(device: Device, op: Arc<dyn Op>, inputs: Inputs, outs: Outp
         body: Mutex::new(body),
     });
     let tensor = Tensor { node, out: 0 };
+    if super::watch::is_on() {
+        super::watch::note(tensor.node.seq, &*op, &tensor.node.body().inputs, &tensor.node.outs);
+    }
     pending::push(&tensor, &op.class());
     tensor
 }

@@ -107,11 +107,19 @@ fn count_names(json: &[u8]) -> usize {
 /// ```
 pub fn save(path: impl AsRef<Path>, tensors: &StateDict) -> Result<()> {
     let path = path.as_ref();
+    let temporary = Temporary::beside(path);
+    write(&temporary.0, path, tensors)?;
+    std::fs::rename(&temporary.0, path).map_err(|e| Error::io(path, e))?;
+    sync_folder(path);
+    Ok(())
+}
+
+/// Writes a new file, tensor by tensor, and syncs it; says how long it is. Errors name `named`.
+pub(crate) fn write(file: &Path, named: &Path, tensors: &StateDict) -> Result<u64> {
     let all: Vec<&Tensor> = tensors.values().collect();
     crate::eval(&all)?;
-    let temporary = Temporary::beside(path);
-    let io = |e| Error::io(path, e);
-    let mut out = BufWriter::with_capacity(1 << 20, File::create(&temporary.0).map_err(io)?);
+    let io = |e| Error::io(named, e);
+    let mut out = BufWriter::with_capacity(1 << 20, File::create(file).map_err(io)?);
     // The largest elements first: then every tensor is aligned.
     let mut order: Vec<(&String, &Tensor)> = tensors.iter().collect();
     order.sort_by_key(|(_, t)| std::cmp::Reverse(t.dtype().size()));
@@ -132,10 +140,7 @@ pub fn save(path: impl AsRef<Path>, tensors: &StateDict) -> Result<()> {
     }
     let file = out.into_inner().map_err(|e| io(e.into_error()))?;
     file.sync_all().map_err(io)?;
-    drop(file);
-    std::fs::rename(&temporary.0, path).map_err(io)?;
-    sync_folder(path);
-    Ok(())
+    Ok(file.metadata().map_err(io)?.len())
 }
 
 /// The JSON header, padded to a multiple of eight.
@@ -209,7 +214,7 @@ impl Drop for Temporary {
 }
 
 /// Makes a rename last through a power cut, where the system can sync folders.
-pub(super) fn sync_folder(path: &Path) {
+pub(crate) fn sync_folder(path: &Path) {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if let Ok(folder) = File::open(folder) {
         // Windows has no such call, and the file itself is already whole.

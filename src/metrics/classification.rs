@@ -1,6 +1,6 @@
 //! Metrics of classes.
 
-use super::{Metric, no_rows, quotient};
+use super::{Metric, foreign, no_rows, quotient};
 use crate::{Error, Result, Tensor};
 
 /// The predicted class of each row, and the right one: of scores `[N, classes]` the largest is taken, integers `[N]` are classes themselves.
@@ -65,6 +65,16 @@ impl Metric for Accuracy {
     fn reset(&mut self) {
         *self = Accuracy::new();
     }
+
+    fn state(&self) -> Vec<f64> {
+        vec![self.right as f64, self.rows as f64]
+    }
+
+    fn set_state(&mut self, state: &[f64]) -> Result<()> {
+        let &[right, rows] = state else { return Err(foreign("accuracy", state)) };
+        (self.right, self.rows) = (right as usize, rows as usize);
+        Ok(())
+    }
 }
 
 /// The share of rows whose class is among the `k` with the largest scores; of equal scores, that of the larger class counts as larger.
@@ -123,6 +133,16 @@ impl Metric for TopK {
 
     fn reset(&mut self) {
         *self = TopK::new(self.k);
+    }
+
+    fn state(&self) -> Vec<f64> {
+        vec![self.right as f64, self.rows as f64]
+    }
+
+    fn set_state(&mut self, state: &[f64]) -> Result<()> {
+        let &[right, rows] = state else { return Err(foreign("top_k", state)) };
+        (self.right, self.rows) = (right as usize, rows as usize);
+        Ok(())
     }
 }
 
@@ -350,6 +370,16 @@ macro_rules! averaged {
             }
             fn reset(&mut self) {
                 self.matrix.reset();
+            }
+            fn state(&self) -> Vec<f64> {
+                self.matrix.counts.iter().map(|&n| n as f64).collect()
+            }
+            fn set_state(&mut self, state: &[f64]) -> Result<()> {
+                if state.len() != self.matrix.counts.len() {
+                    return Err(foreign($text, state));
+                }
+                self.matrix.counts = state.iter().map(|&n| n as u64).collect();
+                Ok(())
             }
         }
     )* };

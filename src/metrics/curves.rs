@@ -1,6 +1,6 @@
 //! Curves over the threshold of a score: they keep every score, so that they are exact.
 
-use super::{Metric, no_rows, quotient};
+use super::{Metric, foreign, no_rows, quotient};
 use crate::{Error, Result, Tensor};
 
 /// Scores and whether each is of the positive class.
@@ -20,6 +20,19 @@ impl Scores {
             return Err(Error::argument(op, format!("the target of row {row} is {}: it must be 0 or 1", targets[row])));
         }
         self.0.extend(scores.into_iter().zip(targets.into_iter().map(|t| t == 1.0)));
+        Ok(())
+    }
+
+    /// Score and target (0 or 1) of each row.
+    fn state(&self) -> Vec<f64> {
+        self.0.iter().flat_map(|&(score, target)| [score, f64::from(target)]).collect()
+    }
+
+    fn set_state(&mut self, op: &'static str, state: &[f64]) -> Result<()> {
+        if !state.len().is_multiple_of(2) {
+            return Err(foreign(op, state));
+        }
+        self.0 = state.chunks_exact(2).map(|pair| (pair[0], pair[1] == 1.0)).collect();
         Ok(())
     }
 
@@ -118,6 +131,12 @@ impl Metric for RocAuc {
     fn reset(&mut self) {
         self.0.0.clear();
     }
+    fn state(&self) -> Vec<f64> {
+        self.0.state()
+    }
+    fn set_state(&mut self, state: &[f64]) -> Result<()> {
+        self.0.set_state("roc", state)
+    }
 }
 
 /// The area under the curve of precision over recall, as a sum of steps: Σ (Rᵢ - Rᵢ₋₁) Pᵢ. Scores and targets are those of [`RocAuc`].
@@ -188,5 +207,11 @@ impl Metric for AveragePrecision {
     }
     fn reset(&mut self) {
         self.0.0.clear();
+    }
+    fn state(&self) -> Vec<f64> {
+        self.0.state()
+    }
+    fn set_state(&mut self, state: &[f64]) -> Result<()> {
+        self.0.set_state("average_precision", state)
     }
 }

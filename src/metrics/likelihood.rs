@@ -1,6 +1,6 @@
 //! Metrics of predicted probabilities.
 
-use super::{Metric, no_rows};
+use super::{Metric, foreign, no_rows};
 use crate::{Error, Result, Tensor};
 
 /// A sum of negative logarithms of the probabilities of what was right.
@@ -93,6 +93,16 @@ impl Metric for LogLoss {
     fn reset(&mut self) {
         self.sum = Sum::default();
     }
+
+    fn state(&self) -> Vec<f64> {
+        vec![self.sum.total, self.sum.rows as f64]
+    }
+
+    fn set_state(&mut self, state: &[f64]) -> Result<()> {
+        let &[total, rows] = state else { return Err(foreign("log_loss", state)) };
+        self.sum = Sum { total, rows: rows as usize };
+        Ok(())
+    }
 }
 
 /// The exponential of the mean log loss of tokens: logits `[.., vocabulary]`, targets `[..]`.
@@ -148,5 +158,15 @@ impl Metric for Perplexity {
 
     fn reset(&mut self) {
         self.sum = Sum::default();
+    }
+
+    fn state(&self) -> Vec<f64> {
+        vec![self.sum.total, self.sum.rows as f64]
+    }
+
+    fn set_state(&mut self, state: &[f64]) -> Result<()> {
+        let &[total, rows] = state else { return Err(foreign("perplexity", state)) };
+        self.sum = Sum { total, rows: rows as usize };
+        Ok(())
     }
 }

@@ -48,6 +48,31 @@ pub trait Metric {
 
     /// Forgets all rows.
     fn reset(&mut self);
+
+    /// What it knows of the rows so far, as numbers: a checkpoint in the middle of an epoch keeps them.
+    ///
+    /// ```
+    /// use fornax::metrics::{Accuracy, Metric};
+    /// use fornax::{Device, Tensor};
+    /// let classes = |c: &[i32]| Tensor::from_slice(c, c.len(), Device::cpu());
+    /// let (mut first, mut second) = (Accuracy::new(), Accuracy::new());
+    /// first.update(&classes(&[1, 2, 3])?, &classes(&[1, 0, 0])?)?;
+    /// second.set_state(&first.state())?;
+    /// assert_eq!(second.compute()?, first.compute()?);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
+    fn state(&self) -> Vec<f64>;
+
+    /// Goes on from what [`state`](Metric::state) gave.
+    ///
+    /// # Errors
+    /// `Error::Argument` where the numbers are not those of such a metric. It is as before then.
+    fn set_state(&mut self, state: &[f64]) -> Result<()>;
+}
+
+/// The error of a state that is of another metric.
+fn foreign(op: &'static str, state: &[f64]) -> Error {
+    Error::argument(op, format!("a state of {} numbers is of another metric, or of one with other options", state.len()))
 }
 
 /// The error of a metric without rows.

@@ -1,6 +1,6 @@
 //! Metrics of numbers. Predictions and targets are `[N]`, or `[N, columns]`, whose columns are measured each for itself and averaged.
 
-use super::{Metric, no_rows};
+use super::{Metric, foreign, no_rows};
 use crate::{Error, Result, Tensor};
 
 /// What is kept of a column.
@@ -73,6 +73,17 @@ macro_rules! metrics {
             }
             fn reset(&mut self) {
                 self.columns.clear();
+            }
+            fn state(&self) -> Vec<f64> {
+                self.columns.iter().flat_map(|c| [c.rows, c.squares, c.absolutes, c.mean, c.spread]).collect()
+            }
+            fn set_state(&mut self, state: &[f64]) -> Result<()> {
+                let column = |c: &[f64]| Column { rows: c[0], squares: c[1], absolutes: c[2], mean: c[3], spread: c[4] };
+                if !state.len().is_multiple_of(5) {
+                    return Err(foreign($text, state));
+                }
+                self.columns = state.chunks_exact(5).map(column).collect();
+                Ok(())
             }
         }
     )* };

@@ -37,6 +37,7 @@ mod pool;
 mod resample;
 mod rnn;
 pub(crate) mod state;
+mod summary;
 
 pub use crate::io::StateDict;
 pub use activation::{
@@ -60,6 +61,7 @@ pub use pool::{AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveMaxPool1d, Adaptive
 pub use resample::{PixelShuffle, PixelUnshuffle, Upsample};
 pub use rnn::{GRU, LSTM, RNN};
 pub use state::Loaded;
+pub use summary::{LayerSummary, Summary};
 
 use crate::{Result, Tensor};
 
@@ -70,6 +72,30 @@ pub trait Forward: Module {
     /// # Errors
     /// Where the input's shape, dtype or device does not fit.
     fn forward(&self, x: &Tensor) -> Result<Tensor>;
+
+    /// What the model does with an input of this shape (the batch's axis included): a table of layers, output shapes, parameters, multiply-adds
+    /// and memory. Nothing is computed.
+    ///
+    /// ```
+    /// use fornax::nn::{Conv2d, Flatten, Forward, Linear, ReLU, Sequential};
+    /// let d = fornax::Device::cpu();
+    /// let net = Sequential::new().add(Conv2d::new(1, 4, 3, d)).add(ReLU).add(Flatten::default()).add(Linear::new(4 * 36, 10, d));
+    /// let summary = net.summary([1, 1, 8, 8])?;
+    /// println!("{summary}");
+    /// assert_eq!(summary.layers[0].output, [1, 4, 6, 6]);
+    /// assert_eq!(summary.multiply_adds, 4 * 36 * 9 + 4 * 36 * 10);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Where the shape does not fit. For inputs of another kind see [`Summary::of`].
+    fn summary(&self, input_shape: impl Into<crate::Shape>) -> Result<Summary>
+    where
+        Self: Sized,
+    {
+        let x = summary::zeros(self, input_shape.into())?;
+        Summary::of(self, || self.forward(&x))
+    }
 }
 
 impl<M: Forward + ?Sized> Forward for &M {

@@ -204,9 +204,10 @@ pub trait Module {
         change(|walk| self.walk(walk), |t| if t.dtype().is_float() { t.try_cast(dtype) } else { Ok(t.clone()) })
     }
 
-    /// A table of the modules inside, their parameters' shapes and numbers.
-    fn summary(&self) -> String {
-        summary(|walk| self.walk(walk))
+    /// A table of the modules inside, their parameters' shapes and numbers. [`Forward::summary`](super::Forward::summary) also has the shapes of what they
+    /// give.
+    fn describe(&self) -> String {
+        describe(|walk| self.walk(walk))
     }
 }
 
@@ -226,7 +227,7 @@ fn change(walk: impl Fn(&mut Walk<'_>), f: impl Fn(&Tensor) -> Result<Tensor>) -
     Ok(())
 }
 
-fn summary(walk: impl Fn(&mut Walk<'_>)) -> String {
+fn describe(walk: impl Fn(&mut Walk<'_>)) -> String {
     struct Row {
         path: String,
         kind: &'static str,
@@ -280,7 +281,7 @@ fn summary(walk: impl Fn(&mut Walk<'_>)) -> String {
 }
 
 /// 1234567 as `1,234,567`.
-fn grouped(n: usize) -> String {
+pub(super) fn grouped(n: usize) -> String {
     let digits = n.to_string();
     let mut out = String::new();
     for (i, c) in digits.chars().enumerate() {

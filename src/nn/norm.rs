@@ -48,7 +48,7 @@ impl BatchNorm {
         }
         let (y, mean, var) = x.try_batch_norm_training(weight.as_ref(), bias.as_ref(), self.eps)?;
         let seen = self.num_batches_tracked.increment();
-        let m = self.momentum.unwrap_or(1.0 / seen as f64);
+        let m = self.momentum.filter(|_| !self.mode.is_averaging()).unwrap_or(1.0 / seen as f64);
         let unbiased = m * n as f64 / (n - 1) as f64;
         self.running_mean.update(|r| r.try_mul(1.0 - m)?.try_add(mean.try_mul(m)?.try_cast(r.dtype())?))?;
         self.running_var.update(|r| r.try_mul(1.0 - m)?.try_add(var.try_mul(unbiased)?.try_cast(r.dtype())?))?;

@@ -371,23 +371,35 @@ impl Counter {
 /// assert!(mode.is_training());
 /// ```
 #[derive(Debug)]
-pub struct Mode(AtomicBool);
+pub struct Mode {
+    training: AtomicBool,
+    averaging: AtomicBool,
+}
 
 impl Default for Mode {
     fn default() -> Self {
-        Mode(AtomicBool::new(true))
+        Mode { training: AtomicBool::new(true), averaging: AtomicBool::new(false) }
     }
 }
 
 impl Mode {
     /// Whether in training mode.
     pub fn is_training(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.training.load(Ordering::Relaxed)
     }
 
     /// Sets the mode.
     pub fn set(&self, training: bool) {
-        self.0.store(training, Ordering::Relaxed)
+        self.training.store(training, Ordering::Relaxed)
+    }
+
+    /// Whether running statistics are the plain average of all batches, whatever the layer's momentum: `optim::update_bn` asks for it.
+    pub(crate) fn is_averaging(&self) -> bool {
+        self.averaging.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_averaging(&self, averaging: bool) {
+        self.averaging.store(averaging, Ordering::Relaxed)
     }
 }
 

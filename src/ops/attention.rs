@@ -7,7 +7,7 @@ use crate::codegen::dispatch::GpuKernel;
 use crate::graph::{Along, Cut, GpuCtx, Key, Meta, Op, Outputs, Reads, Saves, Span, Vjp, record, record_all};
 use crate::layout::Layout;
 use crate::ops::rows::{like, to_compute};
-use crate::{DType, Error, Result, Scalar, Shape, Tensor};
+use crate::{DType, Error, Result, Scalar, Shape, Tensor, autocast};
 use smallvec::smallvec;
 use std::sync::Arc;
 
@@ -119,6 +119,9 @@ impl Tensor {
     /// # Ok::<(), fornax::Error>(())
     /// ```
     pub fn try_scaled_dot_product_attention(&self, k: &Tensor, v: &Tensor, options: &Attention) -> Result<Tensor> {
+        if let Some([q, k, v]) = autocast::lowered([self, k, v])? {
+            return q.try_scaled_dot_product_attention(&k, &v, options);
+        }
         let shape = check(self, k, v, options)?;
         let (q, k, v) = (to_compute(OP, self)?, like(k, self.dtype().compute())?, like(v, self.dtype().compute())?);
         let (q4, k4, v4) = (q.try_reshape(rank4(q.dims()))?, k.try_reshape(rank4(k.dims()))?, v.try_reshape(rank4(v.dims()))?);

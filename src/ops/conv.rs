@@ -5,7 +5,7 @@ use crate::backend::cpu::CpuCtx;
 use crate::codegen::dispatch::GpuKernel;
 use crate::graph::{Along, Cut, GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record};
 use crate::layout::Layout;
-use crate::{DType, Error, Result, Shape, Tensor};
+use crate::{DType, Error, Result, Shape, Tensor, autocast};
 use smallvec::smallvec;
 use std::sync::Arc;
 
@@ -491,6 +491,9 @@ impl Tensor {
     /// ```
     pub fn try_conv2d(&self, weight: &Tensor, bias: Option<&Tensor>, options: ConvOptions) -> Result<Tensor> {
         const OP: &str = "conv2d";
+        if let Some([x, weight]) = autocast::lowered([self, weight])? {
+            return x.try_conv2d(&weight, bias.map(autocast::low).transpose()?.as_ref(), options);
+        }
         check(OP, self, weight, &options, "[O, C/groups, KH, KW]")?;
         let (c, o, cg, groups) = (self.dims()[1], weight.dims()[0], weight.dims()[1], options.groups);
         if c != cg * groups {
@@ -528,6 +531,9 @@ impl Tensor {
         output_padding: impl Into<Pair>,
     ) -> Result<Tensor> {
         const OP: &str = "conv_transpose2d";
+        if let Some([x, weight]) = autocast::lowered([self, weight])? {
+            return x.try_conv_transpose2d(&weight, bias.map(autocast::low).transpose()?.as_ref(), options, output_padding);
+        }
         check(OP, self, weight, &options, "[C, O/groups, KH, KW]")?;
         let (x, w, groups, extra) = (self.dims(), weight.dims(), options.groups, output_padding.into().0);
         if x[1] != w[0] {

@@ -6,7 +6,7 @@ use crate::backend::cpu::CpuCtx;
 use crate::codegen::dispatch::{Dispatch, GpuKernel, GpuStep, Param, Slot, grid};
 use crate::graph::{Along, Cut, GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record, record_all};
 use crate::layout::Layout;
-use crate::{DType, Error, Result, Scalar, Shape, Tensor};
+use crate::{DType, Error, Result, Scalar, Shape, Tensor, autocast};
 use smallvec::smallvec;
 use std::sync::Arc;
 
@@ -97,6 +97,9 @@ impl Tensor {
         let eps = options.label_smoothing;
         if !(0.0..=1.0).contains(&eps) {
             return Err(Error::argument(OP, format!("label_smoothing {eps} is not in 0..=1")));
+        }
+        if let Some(x) = autocast::raised(self)? {
+            return x.try_cross_entropy(targets, options);
         }
         let x = to_compute(OP, self)?;
         let weight = class_weight(OP, &x, options)?;

@@ -5,7 +5,7 @@ use crate::backend::cpu::CpuCtx;
 use crate::codegen::dispatch::GpuKernel;
 use crate::graph::{Along, Cut, GpuCtx, Key, Meta, Op, Outputs, Reads, Saves, Vjp, record};
 use crate::layout::Layout;
-use crate::{DType, Error, Result, Shape, Tensor};
+use crate::{DType, Error, Result, Shape, Tensor, autocast};
 use smallvec::smallvec;
 use std::sync::Arc;
 
@@ -116,6 +116,9 @@ impl Tensor {
     /// ```
     pub fn try_matmul(&self, rhs: &Tensor) -> Result<Tensor> {
         const OP: &str = "matmul";
+        if let Some([a, b]) = autocast::lowered([self, rhs])? {
+            return a.try_matmul(&b);
+        }
         let shapes = || [self.shape().clone(), rhs.shape().clone()];
         if self.dtype() != rhs.dtype() || self.dtype() == DType::Bool {
             let expected = "two tensors of one dtype, not bool: cast one of them";
@@ -233,7 +236,7 @@ impl Tensor {
         let x = if r == 2 { self.clone() } else { self.try_reshape([rows, inputs])? };
         let mut out = x.try_matmul(&weight.try_t()?)?;
         if let Some(b) = bias {
-            out = out.try_add(b)?;
+            out = out.try_add(autocast::low(b)?)?;
         }
         if r == 2 {
             return Ok(out);

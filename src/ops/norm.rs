@@ -8,7 +8,7 @@ use crate::backend::cpu::simd::multiversion;
 use crate::backend::cpu::threads::Shared;
 use crate::codegen::dispatch::{Dispatch, GpuKernel, GpuStep, Param, Slot, grid};
 use crate::graph::{Along, Cut, GpuCtx, Key, Meta, Op, Outputs, Saves, Span, Vjp, record, record_all};
-use crate::{DType, Error, Result, Scalar, Shape, Tensor};
+use crate::{DType, Error, Result, Scalar, Shape, Tensor, autocast};
 use smallvec::{SmallVec, smallvec};
 use std::sync::Arc;
 
@@ -146,6 +146,8 @@ fn row_norm(op: &'static str, x: &Tensor, shape: Shape, weight: Option<&Tensor>,
 }
 
 fn apply(op: &'static str, x: &Tensor, norm: Norm, weight: Option<&Tensor>, bias: Option<&Tensor>) -> Result<Tensor> {
+    let full = autocast::raised(x)?;
+    let x = full.as_ref().unwrap_or(x);
     let c = to_compute(op, x)?;
     let affine = [weight, bias].into_iter().flatten().map(|t| like(t, c.dtype())).collect::<Result<Vec<_>>>()?;
     let inputs: Vec<&Tensor> = std::iter::once(&c).chain(&affine).collect();

@@ -6,7 +6,7 @@ use crate::codegen::kernel::ReduceKind;
 use crate::graph::node::with_grad;
 use crate::graph::{Class, GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record};
 use crate::shape::axes as resolve_axes;
-use crate::{Axes, DType, Error, Result, Shape, Tensor};
+use crate::{Axes, DType, Error, Result, Shape, Tensor, autocast};
 use smallvec::{SmallVec, smallvec};
 use std::sync::Arc;
 
@@ -128,6 +128,9 @@ fn prod_grad(x: &Tensor, g: &Tensor, flags: &[bool]) -> Result<Tensor> {
 
 /// Records a reduction that keeps the axes, over a dtype that the kernels take: truth over bools, arithmetic over numbers of 4 bytes or more.
 pub(crate) fn reduce(kind: ReduceKind, x: &Tensor, flags: &[bool]) -> Result<Tensor> {
+    let adds = matches!(kind, ReduceKind::Sum | ReduceKind::Mean | ReduceKind::Prod);
+    let full = if adds { autocast::raised(x)? } else { None };
+    let x = full.as_ref().unwrap_or(x);
     let dtype = match (kind, x.dtype()) {
         (ReduceKind::Any | ReduceKind::All, _) => DType::Bool,
         (ReduceKind::Sum | ReduceKind::Prod, DType::Bool | DType::U8) => DType::I32,
@@ -267,6 +270,8 @@ fn variance(op: &'static str, x: &Tensor, axes: &Axes, correction: f64) -> Resul
     let flags = flags(op, x, axes)?;
     let n: usize = x.dims().iter().zip(&flags).filter(|(_, f)| **f).map(|(d, _)| d).product();
     // In f32 for half precision: two passes, so that a large mean does not cancel.
+    let full = autocast::raised(x)?;
+    let x = full.as_ref().unwrap_or(x);
     let wide = x.try_cast(x.dtype().compute())?;
     let deviation = wide.try_sub(reduce(ReduceKind::Mean, &wide, &flags)?)?;
     let sum = reduce(ReduceKind::Sum, &deviation.try_square()?, &flags)?;
@@ -275,6 +280,8 @@ fn variance(op: &'static str, x: &Tensor, axes: &Axes, correction: f64) -> Resul
 }
 
 fn log_sum_exp(x: &Tensor, axes: &Axes) -> Result<(Tensor, SmallVec<[bool; 6]>)> {
+    let full = autocast::raised(x)?;
+    let x = full.as_ref().unwrap_or(x);
     let dtype = if x.dtype().is_float() { x.dtype() } else { DType::F32 };
     let flags = flags("logsumexp", x, axes)?;
     let wide = x.try_cast(dtype.compute())?;
@@ -297,6 +304,8 @@ fn norm_of(x: &Tensor, p: f64, axes: &Axes) -> Result<(Tensor, SmallVec<[bool; 6
         return Err(Error::argument("norm", format!("p = {p}: 0 (the count of nonzeros), a positive number, or infinity is wanted")));
     }
     let flags = flags("norm", x, axes)?;
+    let full = autocast::raised(x)?;
+    let x = full.as_ref().unwrap_or(x);
     let wide = x.try_cast(x.dtype().compute())?;
     let y = if p == f64::INFINITY {
         reduce(ReduceKind::Max, &wide.try_abs()?, &flags)?

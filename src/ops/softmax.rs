@@ -7,7 +7,7 @@ use crate::backend::cpu::simd::multiversion;
 use crate::backend::cpu::threads::Shared;
 use crate::codegen::dispatch::{Binding, Dispatch, GpuKernel, GpuStep, Slot, grid};
 use crate::graph::{Cut, GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record};
-use crate::{DType, Error, Result, Tensor, shape};
+use crate::{DType, Error, Result, Tensor, autocast, shape};
 use smallvec::smallvec;
 use std::sync::Arc;
 
@@ -60,7 +60,8 @@ impl Tensor {
 }
 
 fn softmax(name: &'static str, x: &Tensor, axis: isize, log: bool) -> Result<Tensor> {
-    let [y] = shape::at_least_1d(x, |x| {
+    let full = autocast::raised(x)?;
+    let [y] = shape::at_least_1d(full.as_ref().unwrap_or(x), |x| {
         let axis = shape::axis(name, axis, x.rank())?;
         Ok([record(Arc::new(Softmax { log, axis }), &[&to_compute(name, x)?])?.try_cast(x.dtype())?])
     })?;

@@ -1,9 +1,10 @@
 //! Adam and AdamW.
 
-use super::{Optimizer, Slots, check_settings, delegate};
-use crate::autograd::Gradients;
-use crate::nn::Param;
+use super::check_settings;
+use super::engine::{Core, Rule, Setting, State, Update, optimizer};
+use super::num::Num;
 use crate::{Result, Tensor};
+use smallvec::{SmallVec, smallvec};
 
 /// Adam (Kingma and Ba 2015), as PyTorch's `torch.optim.Adam`:
 ///
@@ -13,154 +14,110 @@ use crate::{Result, Tensor};
 /// w ← w − lr / (1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + ε)
 /// ```
 ///
+/// With `amsgrad` the largest v so far takes the place of v (Reddi et al. 2018).
+///
 /// ```
 /// use fornax::nn::{Linear, Module};
 /// use fornax::optim::Adam;
 /// let layer = Linear::new(3, 2, fornax::Device::cpu());
 /// let optimizer = Adam::new(layer.parameters(), 1e-3).betas(0.9, 0.99);
 /// ```
-pub struct Adam {
-    slots: Slots<2>,
-    lr: f64,
-    rule: Rule,
-}
+pub struct Adam(Core<AdamRule>);
 
 /// Adam with decoupled weight decay (Loshchilov and Hutter 2019), as PyTorch's `torch.optim.AdamW`: [`Adam`] without the L2 penalty,
-/// after `w ← w − lr · weight_decay · w`.
+/// after `w ← w − lr · weight_decay · w` (the decay is 0.01 by default).
 ///
 /// ```
 /// use fornax::nn::{Linear, Module};
 /// use fornax::optim::AdamW;
 /// let layer = Linear::new(3, 2, fornax::Device::cpu());
-/// let optimizer = AdamW::new(layer.parameters(), 1e-3).weight_decay(0.05);
+/// // Biases and norms are not decayed.
+/// let (decay, no_decay): (Vec<_>, Vec<_>) = layer.parameters().into_iter().partition(|p| p.shape().rank() > 1);
+/// let optimizer = AdamW::new(decay, 1e-3).weight_decay(0.05).group(no_decay, |g| g.weight_decay(0.0));
 /// ```
-pub struct AdamW {
-    slots: Slots<2>,
-    lr: f64,
-    rule: Rule,
-}
+pub struct AdamW(Core<AdamRule>);
 
-#[derive(Clone, Copy)]
-struct Rule {
+/// The settings of [`Adam`] and [`AdamW`].
+#[derive(Clone)]
+pub struct AdamRule {
+    name: &'static str,
+    decoupled: bool,
     beta1: f64,
     beta2: f64,
     eps: f64,
     weight_decay: f64,
+    amsgrad: bool,
 }
 
-const STATE: [&str; 2] = ["exp_avg", "exp_avg_sq"];
-
-impl Rule {
-    fn new(weight_decay: f64) -> Rule {
-        Rule { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay }
-    }
-
-    /// Refuses settings out of their ranges.
-    fn check(&self, optimizer: &'static str, lr: f64) -> Result<()> {
-        let inf = f64::INFINITY;
-        let betas = [("beta1", self.beta1, 0.0, 1.0), ("beta2", self.beta2, 0.0, 1.0)];
-        let others = [("lr", lr, 0.0, inf), ("eps", self.eps, 0.0, inf), ("weight_decay", self.weight_decay, 0.0, inf)];
-        check_settings(optimizer, &betas)?;
-        check_settings(optimizer, &others)
-    }
-
-    /// The step that both share. `w` is what the decay has left of the weight.
-    fn apply(&self, w: Tensor, g: Tensor, lr: f64, step: u64, state: Option<[Tensor; 2]>) -> Result<(Tensor, Option<[Tensor; 2]>)> {
-        let (first, second) = (1.0 - self.beta1, 1.0 - self.beta2);
-        let (m, v) = match state {
-            Some([m, v]) => {
-                let m = m.try_add(g.try_sub(&m)?.try_mul(first)?)?;
-                let v = v.try_mul(self.beta2)?.try_add(g.try_square()?.try_mul(second)?)?;
-                (m, v)
-            }
-            None => (g.try_mul(first)?, g.try_square()?.try_mul(second)?),
-        };
-        let t = step.min(i32::MAX as u64) as i32;
-        let (correction1, correction2) = (1.0 - self.beta1.powi(t), 1.0 - self.beta2.powi(t));
-        let denominator = v.try_sqrt()?.try_div(correction2.sqrt())?.try_add(self.eps)?;
-        let w = w.try_sub(m.try_div(denominator)?.try_mul(lr / correction1)?)?;
-        Ok((w, Some([m, v])))
+impl AdamRule {
+    fn new(name: &'static str, decoupled: bool, weight_decay: f64) -> AdamRule {
+        AdamRule { name, decoupled, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay, amsgrad: false }
     }
 }
 
-macro_rules! settings {
-    ($t:ident, $decay:literal, $what:literal) => {
-        impl $t {
-            /// The optimizer with PyTorch's defaults on these parameters.
-            ///
-            /// ```
-            /// use fornax::nn::{Linear, Module};
-            /// use fornax::optim::{Adam, AdamW, Optimizer};
-            /// let layer = Linear::new(3, 2, fornax::Device::cpu());
-            /// assert_eq!(Adam::new(layer.parameters(), 1e-3).lr(), AdamW::new(layer.parameters(), 1e-3).lr());
-            /// ```
-            pub fn new(params: impl IntoIterator<Item = Param>, lr: f64) -> $t {
-                $t { slots: Slots::new(STATE, params), lr, rule: Rule::new($decay) }
-            }
+/// The new first and second moment.
+pub(super) fn moments(g: &Tensor, m: &Tensor, v: &Tensor, beta1: f64, beta2: f64) -> Result<(Tensor, Tensor)> {
+    let m = m.try_add(g.try_sub(m)?.try_mul(1.0 - beta1)?)?;
+    let v = v.try_mul(beta2)?.try_add(g.try_square()?.try_mul(1.0 - beta2)?)?;
+    Ok((m, v))
+}
 
-            /// Sets the decay of the two moments (0.9, 0.999).
-            ///
-            /// ```
-            /// use fornax::nn::{Linear, Module};
-            /// use fornax::optim::AdamW;
-            /// let layer = Linear::new(3, 2, fornax::Device::cpu());
-            /// let optimizer = AdamW::new(layer.parameters(), 1e-3).betas(0.9, 0.95);
-            /// ```
-            pub fn betas(mut self, beta1: f64, beta2: f64) -> $t {
-                (self.rule.beta1, self.rule.beta2) = (beta1, beta2);
-                self
-            }
-
-            /// Sets ε, which keeps the quotient finite (1e-8).
-            ///
-            /// ```
-            /// use fornax::nn::{Linear, Module};
-            /// use fornax::optim::AdamW;
-            /// let layer = Linear::new(3, 2, fornax::Device::cpu());
-            /// let optimizer = AdamW::new(layer.parameters(), 1e-3).eps(1e-6);
-            /// ```
-            pub fn eps(mut self, eps: f64) -> $t {
-                self.rule.eps = eps;
-                self
-            }
-
-            #[doc = $what]
-            pub fn weight_decay(mut self, weight_decay: f64) -> $t {
-                self.rule.weight_decay = weight_decay;
-                self
-            }
+/// Weight decay, either way: the weight and the gradient that are left.
+pub(super) fn decay(w: Tensor, g: Tensor, weight_decay: f64, lr: f64, decoupled: bool) -> Result<(Tensor, Tensor)> {
+    match (weight_decay != 0.0, decoupled) {
+        (false, _) => Ok((w, g)),
+        (true, true) => Ok((w.try_mul(1.0 - lr * weight_decay)?, g)),
+        (true, false) => {
+            let g = g.try_add(w.try_mul(weight_decay)?)?;
+            Ok((w, g))
         }
-    };
-}
-settings!(Adam, 0.0, "Sets the L2 penalty (0).");
-settings!(AdamW, 0.01, "Sets the decoupled weight decay (0.01).");
-
-impl Optimizer for Adam {
-    fn step(&mut self, grads: Gradients) -> Result<()> {
-        let (lr, rule) = (self.lr, self.rule);
-        rule.check("Adam", lr)?;
-        self.slots.step(grads, |w, mut g, step, state| {
-            if rule.weight_decay != 0.0 {
-                g = g.try_add(w.try_mul(rule.weight_decay)?)?;
-            }
-            rule.apply(w, g, lr, step, state)
-        })
     }
-
-    delegate!();
 }
 
-impl Optimizer for AdamW {
-    fn step(&mut self, grads: Gradients) -> Result<()> {
-        let (lr, rule) = (self.lr, self.rule);
-        rule.check("AdamW", lr)?;
-        self.slots.step(grads, |mut w, g, step, state| {
-            if rule.weight_decay != 0.0 {
-                w = w.try_mul(1.0 - lr * rule.weight_decay)?;
-            }
-            rule.apply(w, g, lr, step, state)
-        })
+/// Refuses what no member of the family takes.
+pub(super) fn check_adam(name: &'static str, betas: (f64, f64), eps: f64, weight_decay: f64) -> Result<()> {
+    let inf = f64::INFINITY;
+    check_settings(name, &[("beta1", betas.0, 0.0, 1.0), ("beta2", betas.1, 0.0, 1.0)])?;
+    check_settings(name, &[("eps", eps, 0.0, inf), ("weight_decay", weight_decay, 0.0, inf)])
+}
+
+impl Rule for AdamRule {
+    fn name(&self) -> &'static str {
+        self.name
     }
-
-    delegate!();
+    fn settings(&mut self) -> Vec<(&'static str, &mut dyn Setting)> {
+        self.fields()
+    }
+    fn state(&self) -> &'static [&'static str] {
+        if self.amsgrad { &["exp_avg", "exp_avg_sq", "max_exp_avg_sq"] } else { &["exp_avg", "exp_avg_sq"] }
+    }
+    fn check(&self) -> Result<()> {
+        check_adam(self.name, (self.beta1, self.beta2), self.eps, self.weight_decay)
+    }
+    fn coefficients(&self, lr: f64, t: &Num, _: &Num) -> Result<SmallVec<[Num; 4]>> {
+        Ok(smallvec![t.spent(self.beta1)?.recip()?.times(lr)?, t.spent(self.beta2)?.sqrt()?.recip()?])
+    }
+    fn apply(&self, u: Update) -> Result<(Tensor, State)> {
+        let (w, g) = decay(u.w, u.g, self.weight_decay, u.lr, self.decoupled)?;
+        let (m, v) = moments(&g, &u.state[0], &u.state[1], self.beta1, self.beta2)?;
+        let mut state: State = smallvec![m.clone(), v.clone()];
+        let mut largest = v;
+        if self.amsgrad {
+            largest = u.state[2].try_maximum(&largest)?;
+            state.push(largest.clone());
+        }
+        let denominator = largest.try_sqrt()?.try_mul(&u.c[1])?.try_add(self.eps)?;
+        Ok((w.try_sub(m.try_div(denominator)?.try_mul(&u.c[0])?)?, state))
+    }
 }
+
+optimizer!([Adam = AdamRule::new("Adam", false, 0.0), AdamW = AdamRule::new("AdamW", true, 0.01)], AdamRule {
+    /// Sets the decay of the two moments (0.9, 0.999).
+    betas(beta1: f64, beta2: f64) = "0.9, 0.95";
+    /// Sets ε, which keeps the quotient finite (1e-8).
+    eps(eps: f64) = "1e-6";
+    /// Sets the weight decay: an L2 penalty in Adam (0), decoupled in AdamW (0.01).
+    weight_decay(weight_decay: f64) = "0.05";
+    /// Divides by the largest second moment so far, not by the present one (off).
+    amsgrad(amsgrad: bool) = "true";
+});

@@ -13,20 +13,39 @@
 //! ```
 
 mod adam;
+mod adaptive;
+mod average;
+mod clip;
+mod engine;
+mod lamb;
+mod lbfgs;
+pub mod lr_scheduler;
+mod muon;
+mod nadam;
+mod num;
+mod scaler;
 mod sgd;
 
 pub use adam::{Adam, AdamW};
+pub use adaptive::{Adadelta, Adagrad, RMSprop};
+pub use average::{AveragedModel, update_bn};
+pub use clip::ClipNorm;
+pub use engine::Group;
+pub use lamb::{Lamb, Lion};
+pub use lbfgs::LBFGS;
+pub use lr_scheduler::{Schedule, Scheduler};
+pub use muon::{AdjustLr, Muon};
+pub use nadam::{NAdam, RAdam};
+pub use scaler::GradScaler;
 pub use sgd::SGD;
 
 use crate::autograd::Gradients;
-use crate::graph::node::with_grad;
 use crate::io::StateDict;
-use crate::nn::Param;
-use crate::nn::param::take_updated;
-use crate::{Error, Result, Tensor};
-use std::collections::HashSet;
+use crate::{Error, Result};
 
 /// An optimizer: `let grads = loss.backward()?; optimizer.step(grads)?;`.
+///
+/// Its parameters lie in groups, each with settings of its own: `new` makes the first, `group` adds one.
 ///
 /// ```
 /// use fornax::nn::{Linear, Module};
@@ -54,20 +73,56 @@ pub trait Optimizer {
     /// does not wait for, the next read (of the loss, say) returns it. The parameters have their new values even so.
     fn step(&mut self, grads: Gradients) -> Result<()>;
 
-    /// The learning rate.
-    fn lr(&self) -> f64;
+    /// The number of parameter groups.
+    fn num_groups(&self) -> usize;
 
-    /// Sets the learning rate of the steps from now on. It is data, not part of any compiled plan.
-    fn set_lr(&mut self, lr: f64);
+    /// A setting of a group by name: `lr`, `weight_decay`, `momentum`, `beta1` …; an on-off one is 0 or 1. `initial_lr` is the learning rate that
+    /// the first schedule found.
+    ///
+    /// ```
+    /// use fornax::nn::{Linear, Module};
+    /// use fornax::optim::{AdamW, Optimizer};
+    /// let layer = Linear::new(3, 1, fornax::Device::cpu());
+    /// let mut optimizer = AdamW::new(layer.parameters(), 1e-3);
+    /// optimizer.set_setting(0, "weight_decay", 0.1)?;
+    /// assert_eq!((optimizer.setting(0, "weight_decay"), optimizer.setting(0, "momentum")), (Some(0.1), None));
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
+    fn setting(&self, group: usize, name: &str) -> Option<f64>;
 
-    /// The state (momentum, moments, step counts): `3.exp_avg` belongs to the fourth parameter.
+    /// Sets a setting of a group, for the steps from now on. Numbers are data, not part of any compiled plan.
+    ///
+    /// # Errors
+    /// A group or a name that is not there. A value out of its range is an error of the next step.
+    fn set_setting(&mut self, group: usize, name: &str, value: f64) -> Result<()>;
+
+    /// The state (settings of the groups, momentum, moments, step counts): `3.exp_avg` belongs to the fourth parameter, `groups.0.lr` to the first
+    /// group.
     fn state_dict(&self) -> StateDict;
 
-    /// Sets the state from what [`state_dict`](Optimizer::state_dict) gave.
+    /// Sets the state from what [`state_dict`](Optimizer::state_dict) gave: training goes on as it would have.
     ///
     /// # Errors
     /// `Error::StateDict` for entries that fit no parameter. Nothing is changed then.
     fn load_state_dict(&mut self, dict: &StateDict) -> Result<()>;
+
+    /// The learning rate of the first group.
+    fn lr(&self) -> f64 {
+        self.setting(0, "lr").unwrap_or(f64::NAN)
+    }
+
+    /// Sets the learning rate of all groups.
+    fn set_lr(&mut self, lr: f64) {
+        for group in 0..self.num_groups() {
+            // Every group has one.
+            let _ = self.set_setting(group, "lr", lr);
+        }
+    }
+
+    /// The learning rate of each group.
+    fn lrs(&self) -> Vec<f64> {
+        (0..self.num_groups()).filter_map(|g| self.setting(g, "lr")).collect()
+    }
 }
 
 /// Refuses the settings that PyTorch's constructors refuse: (name, value, from, up to but without).
@@ -80,136 +135,3 @@ fn check_settings(optimizer: &'static str, settings: &[(&str, f64, f64, f64)]) -
     }
     Ok(())
 }
-
-/// A parameter with its state: `N` tensors of its shape, once it had a first step.
-struct Slot<const N: usize> {
-    param: Param,
-    /// The number of steps taken.
-    step: u64,
-    state: Option<[Tensor; N]>,
-}
-
-/// The parameters of an optimizer, each once.
-struct Slots<const N: usize> {
-    names: [&'static str; N],
-    list: Vec<Slot<N>>,
-}
-
-impl<const N: usize> Slots<N> {
-    fn new(names: [&'static str; N], params: impl IntoIterator<Item = Param>) -> Self {
-        let mut seen = HashSet::new();
-        let list = params.into_iter().filter(|p| seen.insert(p.id())).map(|param| Slot { param, step: 0, state: None }).collect();
-        Slots { names, list }
-    }
-
-    /// Runs `rule(weight, gradient, step count from 1, old state)`, which gives the new weight and state, for each parameter with a gradient; then evaluates
-    /// all of them in one flush.
-    fn step(
-        &mut self,
-        mut grads: Gradients,
-        rule: impl Fn(Tensor, Tensor, u64, Option<[Tensor; N]>) -> Result<(Tensor, Option<[Tensor; N]>)>,
-    ) -> Result<()> {
-        let mut roots = Vec::with_capacity(self.list.len() * (N + 1));
-        with_grad(false, || -> Result<()> {
-            for slot in &mut self.list {
-                if slot.param.is_frozen() {
-                    continue;
-                }
-                let Some(grad) = grads.take_id(slot.param.id()) else { continue };
-                let old = slot.state.clone();
-                let mut new = None;
-                slot.param.update(|weight| {
-                    let (weight, state) = rule(weight, grad, slot.step + 1, old)?;
-                    new = state;
-                    Ok(weight)
-                })?;
-                // From here on the graph alone holds the old tensors, so that they can be overwritten.
-                slot.state = new;
-                slot.step += 1;
-                roots.push(slot.param.value());
-                roots.extend(slot.state.iter().flatten().cloned());
-            }
-            Ok(())
-        })?;
-        drop(grads);
-        roots.extend(take_updated());
-        crate::graph::flush::flush_owned(&roots)?;
-        if roots.iter().any(|t| !t.device().is_gpu()) { crate::graph::run::check_cpu_fault() } else { Ok(()) }
-    }
-
-    fn state_dict(&self) -> StateDict {
-        let mut dict = StateDict::new();
-        for (i, slot) in self.list.iter().enumerate() {
-            for (name, t) in self.names.iter().zip(slot.state.iter().flatten()) {
-                dict.insert(format!("{i}.{name}"), t.clone());
-            }
-            if slot.step > 0
-                && let Ok(t) = Tensor::from_slice(&[slot.step as i64], (), crate::Device::cpu())
-            {
-                dict.insert(format!("{i}.step"), t);
-            }
-        }
-        dict
-    }
-
-    fn load_state_dict(&mut self, dict: &StateDict) -> Result<()> {
-        let bad = |message: String| Error::StateDict { message };
-        let mut taken = 0;
-        let mut news = Vec::new();
-        for (i, slot) in self.list.iter().enumerate() {
-            let step = match dict.get(&format!("{i}.step")) {
-                Some(t) if t.numel() == 1 => u64::try_from(t.item::<i64>()?).map_err(|_| bad(format!("{i}.step is negative")))?,
-                Some(t) => return Err(bad(format!("{i}.step is {}, must be []", t.shape()))),
-                None => 0,
-            };
-            taken += dict.contains_key(&format!("{i}.step")) as usize;
-            let (shape, dtype, device) = (slot.param.shape(), slot.param.dtype(), slot.param.device());
-            let mut found = Vec::new();
-            for name in self.names {
-                let Some(t) = dict.get(&format!("{i}.{name}")) else { continue };
-                if *t.shape() != shape {
-                    return Err(bad(format!("{i}.{name} is {}, must be {shape}", t.shape())));
-                }
-                found.push(t.try_cast(dtype)?.try_to(device)?);
-                taken += 1;
-            }
-            let count = found.len();
-            let state = <[Tensor; N]>::try_from(found).ok();
-            if count > 0 && state.is_none() {
-                return Err(bad(format!("parameter {i} must have all of {} or none", self.names.join(", "))));
-            }
-            news.push((step, state.filter(|_| N > 0)));
-        }
-        if taken != dict.len() {
-            let known = |k: &str| {
-                k.split_once('.')
-                    .is_some_and(|(i, n)| i.parse().is_ok_and(|i: usize| i < self.list.len()) && (n == "step" || self.names.contains(&n)))
-            };
-            let unexpected: Vec<&str> = dict.keys().map(String::as_str).filter(|k| !known(k)).collect();
-            return Err(bad(format!("unexpected: {}", unexpected.join(", "))));
-        }
-        for (slot, (step, state)) in self.list.iter_mut().zip(news) {
-            (slot.step, slot.state) = (step, state);
-        }
-        Ok(())
-    }
-}
-
-/// What every optimizer passes on to its slots.
-macro_rules! delegate {
-    () => {
-        fn lr(&self) -> f64 {
-            self.lr
-        }
-        fn set_lr(&mut self, lr: f64) {
-            self.lr = lr;
-        }
-        fn state_dict(&self) -> $crate::io::StateDict {
-            self.slots.state_dict()
-        }
-        fn load_state_dict(&mut self, dict: &$crate::io::StateDict) -> $crate::Result<()> {
-            self.slots.load_state_dict(dict)
-        }
-    };
-}
-use delegate;

@@ -121,7 +121,7 @@ fn paths_follow_the_fields() {
     let both = Head::Both { a: linear(), b: linear() };
     assert_eq!(both.named_parameters()[1].0, "b.weight");
     assert_eq!(Head::None.num_params(), 0);
-    let table = m.summary();
+    let table = m.describe();
     assert!(table.contains("layers.1.q_proj") && table.contains("Linear") && table.contains("weight [2, 2]"), "{table}");
 }
 
