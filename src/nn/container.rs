@@ -1,7 +1,7 @@
 //! Layers around layers.
 
 use super::{Forward, Module, Walk};
-use crate::{Error, Result, Tensor};
+use crate::{Error, Result, Shape, Tensor};
 
 /// Layers, one after the other. Their names are their positions, unless they were given one.
 ///
@@ -126,6 +126,45 @@ impl Default for Flatten {
 impl Forward for Flatten {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         x.try_flatten(self.start, self.end)
+    }
+}
+
+/// Splits an axis into several: the inverse of [`Flatten`].
+///
+/// ```
+/// use fornax::nn::{Forward, Unflatten};
+/// use fornax::{Device, Tensor};
+/// assert_eq!(Unflatten::new(1, [3, 4]).forward(&Tensor::ones([2, 12], Device::cpu()))?.dims(), [2, 3, 4]);
+/// # Ok::<(), fornax::Error>(())
+/// ```
+#[derive(Clone, Debug, Module)]
+pub struct Unflatten {
+    /// The axis to split.
+    pub axis: isize,
+    /// The sizes that it is split into.
+    pub shape: Shape,
+}
+
+impl Unflatten {
+    /// Splits an axis into axes of these sizes.
+    pub fn new(axis: isize, shape: impl Into<Shape>) -> Unflatten {
+        Unflatten { axis, shape: shape.into() }
+    }
+}
+
+impl Forward for Unflatten {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let r = x.rank() as isize;
+        let axis = if self.axis < 0 { self.axis + r } else { self.axis };
+        if !(0..r).contains(&axis) {
+            return Err(Error::Axis { op: "Unflatten", axis: self.axis, rank: x.rank() });
+        }
+        let (before, after) = x.dims().split_at(axis as usize);
+        if self.shape.checked_numel()? != after[0] {
+            let expected = format!("axis {} of as many elements as {} has", self.axis, self.shape);
+            return Err(Error::shape("Unflatten", &[x.shape()], expected));
+        }
+        x.try_reshape([before, &self.shape, &after[1..]].concat())
     }
 }
 

@@ -70,6 +70,8 @@ pub enum Gain {
     LeakyReLU(f64),
     /// 3/4.
     SELU,
+    /// This factor.
+    Value(f64),
 }
 
 impl Gain {
@@ -81,6 +83,7 @@ impl Gain {
             Gain::ReLU => 2f64.sqrt(),
             Gain::LeakyReLU(a) => (2.0 / (1.0 + a * a)).sqrt(),
             Gain::SELU => 0.75,
+            Gain::Value(gain) => gain,
         }
     }
 }

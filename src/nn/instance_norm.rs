@@ -1,15 +1,8 @@
 //! Instance normalisation layers.
 
-use super::{Buffer, Counter, Forward, Mode, Module, Param};
+use super::norm::Running;
+use super::{Forward, Mode, Module, Param};
 use crate::{Error, Options, Result, Tensor};
-
-/// Running statistics.
-#[derive(Debug, Module)]
-struct Running {
-    running_mean: Buffer,
-    running_var: Buffer,
-    num_batches_tracked: Counter,
-}
 
 macro_rules! layers {
     ($($name:ident, $rank:literal, $layout:literal, $dims:literal;)*) => { $(
@@ -81,10 +74,7 @@ macro_rules! layers {
             /// # Errors
             /// Sizes that memory cannot hold, or a dtype that the device lacks.
             pub fn try_track_running_stats(self) -> Result<$name> {
-                let running_mean = Buffer::new(Tensor::try_zeros(self.channels, self.options)?);
-                let running_var = Buffer::new(Tensor::try_ones(self.channels, self.options)?);
-                let running = Some(Running { running_mean, running_var, num_batches_tracked: Counter::new(0) });
-                Ok($name { running, ..self })
+                Ok($name { running: Some(Running::new(self.channels, self.options)?), ..self })
             }
         }
 

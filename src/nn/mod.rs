@@ -16,6 +16,8 @@
 //! assert_eq!(model.num_params(), 8 * 9 + 8 + 8 * 16 * 10 + 10);
 //! # Ok::<(), fornax::Error>(())
 //! ```
+//!
+//! A loss is a struct of its options, such as [`HuberLoss`], with a `forward`, and a function, such as [`huber_loss`], that is the loss with PyTorch's defaults.
 
 mod activation;
 mod bilinear;
@@ -45,7 +47,7 @@ pub use activation::{
     SELU, SiLU, Sigmoid, Softmax, Softmin, Softplus, Softshrink, Softsign, Tanh, Tanhshrink, Threshold,
 };
 pub use bilinear::Bilinear;
-pub use container::{Flatten, Identity, ModuleList, Sequential};
+pub use container::{Flatten, Identity, ModuleList, Sequential, Unflatten};
 pub use conv::{Conv1d, Conv2d};
 pub use conv_transpose::{ConvTranspose1d, ConvTranspose2d};
 pub use dropout::{Dropout, Dropout2d};
@@ -53,7 +55,7 @@ pub use embedding::Embedding;
 pub use fornax_derive::Module;
 pub use instance_norm::{InstanceNorm1d, InstanceNorm2d};
 pub use linear::Linear;
-pub use loss::{bce_with_logits, cross_entropy, l1_loss, mse_loss};
+pub use loss::*;
 pub use module::{Item, Module, Walk};
 pub use norm::{BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm, RMSNorm};
 pub use param::{Buffer, Counter, Mode, Param};

@@ -8,12 +8,28 @@ use crate::{Error, Options, Result, Shape, Tensor};
 struct BatchNorm {
     weight: Option<Param>,
     bias: Option<Param>,
-    running_mean: Buffer,
-    running_var: Buffer,
-    num_batches_tracked: Counter,
+    running: Option<Running>,
+    channels: usize,
     eps: f64,
     momentum: Option<f64>,
     mode: Mode,
+}
+
+/// Running statistics.
+#[derive(Debug, Module)]
+pub(super) struct Running {
+    pub running_mean: Buffer,
+    pub running_var: Buffer,
+    pub num_batches_tracked: Counter,
+}
+
+impl Running {
+    /// Mean 0 and variance 1, of no batch.
+    pub fn new(channels: usize, options: Options) -> Result<Running> {
+        let running_mean = Buffer::new(Tensor::try_zeros(channels, options)?);
+        let running_var = Buffer::new(Tensor::try_ones(channels, options)?);
+        Ok(Running { running_mean, running_var, num_batches_tracked: Counter::new(0) })
+    }
 }
 
 impl BatchNorm {
@@ -21,9 +37,8 @@ impl BatchNorm {
         Ok(BatchNorm {
             weight: Some(Param::new(Tensor::try_ones(channels, options)?)),
             bias: Some(Param::new(Tensor::try_zeros(channels, options)?)),
-            running_mean: Buffer::new(Tensor::try_zeros(channels, options)?),
-            running_var: Buffer::new(Tensor::try_ones(channels, options)?),
-            num_batches_tracked: Counter::new(0),
+            running: Some(Running::new(channels, options)?),
+            channels,
             eps: 1e-5,
             momentum: Some(0.1),
             mode: Mode::default(),
@@ -31,27 +46,30 @@ impl BatchNorm {
     }
 
     fn forward(&self, op: &'static str, ranks: &[usize], x: &Tensor) -> Result<Tensor> {
-        let channels = self.running_mean.get().numel();
+        let channels = self.channels;
         if !ranks.contains(&x.rank()) || x.dims()[1] != channels {
             let layout = if ranks.contains(&4) { "[N, C, H, W]" } else { "[N, C] or [N, C, L]" };
             return Err(Error::shape(op, &[x.shape()], format!("an input {layout} with C = {channels}")));
         }
         let weight = self.weight.as_ref().map(Param::get);
         let bias = self.bias.as_ref().map(Param::get);
-        if !self.mode.is_training() {
-            let (mean, var) = (self.running_mean.get(), self.running_var.get());
+        if let Some(running) = &self.running
+            && !self.mode.is_training()
+        {
+            let (mean, var) = (running.running_mean.get(), running.running_var.get());
             return x.try_batch_norm(&mean, &var, weight.as_ref(), bias.as_ref(), self.eps);
         }
         let n = x.numel() / channels.max(1);
         if n < 2 {
-            return Err(Error::shape(op, &[x.shape()], "more than one value per channel in training mode"));
+            return Err(Error::shape(op, &[x.shape()], "more than one value per channel where the batch's statistics are taken"));
         }
         let (y, mean, var) = x.try_batch_norm_training(weight.as_ref(), bias.as_ref(), self.eps)?;
-        let seen = self.num_batches_tracked.increment();
+        let Some(running) = &self.running else { return Ok(y) };
+        let seen = running.num_batches_tracked.increment();
         let m = self.momentum.filter(|_| !self.mode.is_averaging()).unwrap_or(1.0 / seen as f64);
         let unbiased = m * n as f64 / (n - 1) as f64;
-        self.running_mean.update(|r| r.try_mul(1.0 - m)?.try_add(mean.try_mul(m)?.try_cast(r.dtype())?))?;
-        self.running_var.update(|r| r.try_mul(1.0 - m)?.try_add(var.try_mul(unbiased)?.try_cast(r.dtype())?))?;
+        running.running_mean.update(|r| r.try_mul(1.0 - m)?.try_add(mean.try_mul(m)?.try_cast(r.dtype())?))?;
+        running.running_var.update(|r| r.try_mul(1.0 - m)?.try_add(var.try_mul(unbiased)?.try_cast(r.dtype())?))?;
         Ok(y)
     }
 }
@@ -60,9 +78,11 @@ impl Module for BatchNorm {
     fn walk(&self, walk: &mut Walk<'_>) {
         walk.field("weight", |walk| self.weight.walk(walk));
         walk.field("bias", |walk| self.bias.walk(walk));
-        walk.field("running_mean", |walk| self.running_mean.walk(walk));
-        walk.field("running_var", |walk| self.running_var.walk(walk));
-        walk.field("num_batches_tracked", |walk| self.num_batches_tracked.walk(walk));
+        if let Some(running) = &self.running {
+            walk.field("running_mean", |walk| running.running_mean.walk(walk));
+            walk.field("running_var", |walk| running.running_var.walk(walk));
+            walk.field("num_batches_tracked", |walk| running.num_batches_tracked.walk(walk));
+        }
         self.mode.walk(walk);
     }
 }
@@ -127,14 +147,20 @@ macro_rules! batch_norms {
                 self.0.bias.as_ref()
             }
 
+            /// The layer without running statistics: it takes those of the batch in evaluation mode too.
+            pub fn no_running_stats(mut self) -> $name {
+                self.0.running = None;
+                self
+            }
+
             /// The running mean, `[channels]`.
-            pub fn running_mean(&self) -> &Buffer {
-                &self.0.running_mean
+            pub fn running_mean(&self) -> Option<&Buffer> {
+                self.0.running.as_ref().map(|r| &r.running_mean)
             }
 
             /// The running variance, `[channels]`.
-            pub fn running_var(&self) -> &Buffer {
-                &self.0.running_var
+            pub fn running_var(&self) -> Option<&Buffer> {
+                self.0.running.as_ref().map(|r| &r.running_var)
             }
         }
 
@@ -256,6 +282,12 @@ impl RMSNorm {
         self.eps = Some(eps);
         self
     }
+
+    /// The layer without its weight.
+    pub fn no_affine(mut self) -> RMSNorm {
+        self.weight = None;
+        self
+    }
 }
 
 impl Forward for RMSNorm {
@@ -307,6 +339,12 @@ impl GroupNorm {
     /// Sets what is added to the variance.
     pub fn eps(mut self, eps: f64) -> GroupNorm {
         self.eps = eps;
+        self
+    }
+
+    /// The layer without weight and bias.
+    pub fn no_affine(mut self) -> GroupNorm {
+        (self.weight, self.bias) = (None, None);
         self
     }
 }

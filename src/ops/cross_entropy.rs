@@ -27,8 +27,22 @@ pub enum Reduction {
     Mean,
     /// The sum.
     Sum,
+    /// The sum, divided by the size of the first axis: of losses with several terms a sample, such as the KL divergence, the mean over samples.
+    BatchMean,
     /// One loss a position.
     None,
+}
+
+impl Reduction {
+    /// One loss of many.
+    pub(crate) fn apply(self, losses: &Tensor) -> Result<Tensor> {
+        match self {
+            Reduction::Mean => losses.try_mean(()),
+            Reduction::Sum => losses.try_sum(()),
+            Reduction::BatchMean => losses.try_sum(())?.try_div(losses.dims().first().map_or(1.0, |&n| n as f64)),
+            Reduction::None => Ok(losses.clone()),
+        }
+    }
 }
 
 /// The options of [`Tensor::cross_entropy`] and [`Tensor::nll_loss`], with PyTorch's defaults.
@@ -186,9 +200,8 @@ fn class_weight(op: &'static str, x: &Tensor, options: &CrossEntropy) -> Result<
 
 fn reduce(losses: &Tensor, reduction: Reduction, counted: impl Fn() -> Result<Tensor>) -> Result<Tensor> {
     match reduction {
-        Reduction::None => Ok(losses.clone()),
-        Reduction::Sum => losses.try_sum(()),
         Reduction::Mean => losses.try_sum(())?.try_div(counted()?),
+        _ => reduction.apply(losses),
     }
 }
 
@@ -206,12 +219,7 @@ fn probabilities(x: &Tensor, targets: &Tensor, weight: Option<Tensor>, eps: f64,
     if let Some(w) = weight {
         q = q.try_mul(along(&w, x.rank())?)?;
     }
-    let losses = x.try_log_softmax(axis as isize)?.try_mul(q)?.try_sum(axis)?.try_neg()?;
-    match reduction {
-        Reduction::Mean => losses.try_mean(()),
-        Reduction::Sum => losses.try_sum(()),
-        Reduction::None => Ok(losses),
-    }
+    reduction.apply(&x.try_log_softmax(axis as isize)?.try_mul(q)?.try_sum(axis)?.try_neg()?)
 }
 
 /// A value a class as a factor of tensors of this rank.

@@ -29,6 +29,7 @@ pub(crate) trait Real:
     const ONE: Self;
     const NEG_INF: Self;
     fn of(v: f64) -> Self;
+    fn wide(self) -> f64;
     fn exp(self) -> Self;
     fn ln(self) -> Self;
     fn sqrt(self) -> Self;
@@ -48,6 +49,11 @@ impl Real for f32 {
     #[inline(always)]
     fn of(v: f64) -> f32 {
         v as f32
+    }
+
+    #[inline(always)]
+    fn wide(self) -> f64 {
+        self as f64
     }
 
     #[inline(always)]
@@ -74,6 +80,11 @@ impl Real for f64 {
     #[inline(always)]
     fn of(v: f64) -> f64 {
         v
+    }
+
+    #[inline(always)]
+    fn wide(self) -> f64 {
+        self
     }
 
     #[inline(always)]

@@ -2,7 +2,7 @@
 
 use crate::golden::{Golden, on_all_devices};
 use fornax::nn::{self, Forward, Module};
-use fornax::{Error, Interpolation, PadMode, Tensor};
+use fornax::{Error, Interpolation, PadMode, Resize, Tensor};
 
 /// A layer of one input and one output.
 fn layer(g: &mut Golden, name: &str, layer: impl Forward) {
@@ -99,6 +99,18 @@ fn layers_as_pytorch() {
         layer(g, "tanh", nn::Tanh);
         layer(g, "tanhshrink", nn::Tanhshrink::default());
         layer(g, "threshold", nn::Threshold { threshold: 0.3, value: -2.0 });
+
+        layer(g, "upsample_bicubic", nn::Upsample::new(Resize::By([2.0, 1.5])).mode(Interpolation::Bicubic));
+        layer(g, "upsample_linear", nn::Upsample::new([1, 7]).mode(Interpolation::Bilinear));
+        layer(g, "upsample_nearest1d", nn::Upsample::new(2.0));
+        layer(g, "conv1d_reflect", nn::Conv1d::new(2, 3, 3, o).padding(2).padding_mode(PadMode::Reflect));
+        layer(g, "conv1d_replicate", nn::Conv1d::new(2, 3, 5, o).padding(2).padding_mode(PadMode::Replicate));
+        layer(g, "conv_transpose2d_depthwise", nn::ConvTranspose2d::new(4, 4, 3, o).stride(2).groups(4));
+        idle(g, "batch_norm2d_untracked", nn::BatchNorm2d::new(3, o).no_running_stats());
+        layer(g, "group_norm_plain", nn::GroupNorm::new(3, 6, o).no_affine());
+        layer(g, "rms_norm_plain", nn::RMSNorm::new([2, 3], o).eps(f64::EPSILON).no_affine());
+        layer(g, "layer_norm_no_bias", nn::LayerNorm::new(5, o).no_bias());
+        layer(g, "unflatten", nn::Unflatten::new(1, [2, 3]));
     });
 }
 
@@ -139,6 +151,8 @@ fn wrong_layers_are_errors_that_say_what_is_right() {
         (message(nn::Bilinear::try_new(0, 2, 3, cpu)), "at least 1"),
         (message(nn::Bilinear::new(1, 2, 3, cpu).forward(&x, &x)), "[.., 1] and [.., 2]"),
         (message(nn::GLU { axis: 7 }.forward(&x)), "axis 7"),
+        (message(nn::Unflatten::new(1, [2, 3]).forward(&x)), "axis 1 of as many"),
+        (message(nn::Unflatten::new(4, [2, 3]).forward(&x)), "axis 4"),
         (message(nn::GLU::default().forward(&Tensor::ones(3, cpu))), "even size"),
         (message(nn::PReLU::new(3, cpu).forward(&x)), "C = 3"),
         (message(nn::RReLU::new(0.5, 0.1).forward(&x)), "lower"),

@@ -9,6 +9,7 @@ mod golden_cases;
 mod golden_conv;
 mod golden_display;
 mod golden_layers;
+mod golden_losses;
 mod golden_norm;
 mod golden_ops;
 mod golden_rnn;

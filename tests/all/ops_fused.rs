@@ -40,6 +40,21 @@ pub fn cases() -> Vec<Case> {
             t[0].try_cross_entropy(&t[1], &CrossEntropy { label_smoothing: 0.1, ..Default::default() })
         }),
         case("nll_loss", &[real(&[3, 5])], |t| t[0].try_nll_loss(&ids(&t[0], &[4, 0, 2], &[3])?, &Default::default())).once(),
+        // The gradient is the one behind a log-softmax.
+        case("ctc_loss", &[real(&[4, 2, 3])], |t| {
+            let (targets, lengths) = (ids(&t[0], &[1, 1, 2, 1], &[2, 2])?, ids(&t[0], &[4, 3], &[2])?);
+            let losses = fornax::nn::CTCLoss::new().reduction(Reduction::None);
+            losses.forward(&t[0].try_log_softmax(-1)?, &targets, &lengths, &ids(&t[0], &[2, 1], &[2])?)
+        })
+        .tol(1e-4),
+        case("ctc_loss of much", &[real(&[9, 2, 5])], |t| {
+            let targets: Vec<i32> = (0..300).map(|i| i % 4 + 1).collect();
+            let (targets, lengths) = (ids(&t[0], &targets, &[2, 150])?, ids(&t[0], &[9, 5], &[2])?);
+            let loss = fornax::nn::CTCLoss::new().zero_infinity(true);
+            loss.forward(&t[0].try_log_softmax(-1)?, &targets, &lengths, &ids(&t[0], &[3, 6], &[2])?)
+        })
+        .tol(1e-4)
+        .once(),
         case("attention causal", &[real(&[1, 2, 3, 4]), real(&[1, 2, 5, 4]), real(&[1, 2, 5, 3])], |t| {
             attend(t, Attention { causal: true, position: 1, ..Default::default() })
         })

@@ -92,4 +92,17 @@ for name, module in {
 }.items():
     case(name, module, x)
 
+# What came later: last, so that the numbers of the others stay.
+case("upsample_bicubic", nn.Upsample(scale_factor=(2, 1.5), mode="bicubic"), [draw(1, 2, 3, 4)])
+case("upsample_linear", nn.Upsample(size=7, mode="linear"), [draw(2, 2, 4)])
+case("upsample_nearest1d", nn.Upsample(scale_factor=2), [draw(2, 2, 4)])
+case("conv1d_reflect", nn.Conv1d(2, 3, 3, padding=2, padding_mode="reflect"), [draw(2, 2, 6)])
+case("conv1d_replicate", nn.Conv1d(2, 3, 5, padding=2, padding_mode="replicate"), [draw(2, 2, 4)])
+case("conv_transpose2d_depthwise", nn.ConvTranspose2d(4, 4, 3, stride=2, groups=4), [draw(1, 4, 3, 3)])
+case("batch_norm2d_untracked", nn.BatchNorm2d(3, track_running_stats=False).eval(), [draw(2, 3, 3, 4)])
+case("group_norm_plain", nn.GroupNorm(3, 6, affine=False), [draw(2, 6, 2, 3)])
+case("rms_norm_plain", nn.RMSNorm((2, 3), elementwise_affine=False), [draw(4, 2, 3)])
+case("layer_norm_no_bias", nn.LayerNorm(5, bias=False), [draw(3, 5)])
+case("unflatten", nn.Unflatten(1, (2, 3)), [draw(2, 6, 2)])
+
 save(__file__, "layers.safetensors")

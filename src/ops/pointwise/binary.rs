@@ -3,6 +3,7 @@
 use super::prelude as wg;
 use super::tile::{Bits, Num, Truth};
 use super::{Back, Row, Rule, Side, apply, each, floats, integers, numbers, wgsl};
+use crate::codegen::math;
 use crate::codegen::program::Def;
 use crate::{DType, Error, Operand, Result, Scalar, Tensor};
 
@@ -61,6 +62,17 @@ fn atan2_slope(c: &Back, a: usize) -> Result<Tensor> {
         Operand::Scalar(s) => c.g.try_full_like(s)?,
     };
     sum.try_eq(0.0)?.try_where(0.0, c.g.try_mul(&c.args[a])?.try_div(&sum)?)
+}
+
+/// d(x ln y)/dx = ln y, and 0 where the function is 0 by its rule alone.
+fn xlogy_factor(c: &Back) -> Result<Tensor> {
+    let slope = apply(&rows::xlogy, &[(&c.g).into(), side(c, 1)])?;
+    let zero = c.tensor(0)?.try_eq(0.0)?;
+    match &c.args[1] {
+        Operand::Tensor(y) => zero.try_logical_and(y.try_le(0.0)?)?.try_where(0.0, slope),
+        Operand::Scalar(y) if y.as_f64() <= 0.0 => zero.try_where(0.0, slope),
+        Operand::Scalar(_) => Ok(slope),
+    }
 }
 
 /// A table of functions of two arguments: rows of
@@ -239,6 +251,19 @@ binary_table! {
     pow try_pow, Same, [(0.3, 3.0), (-2.0, 2.0)], numbers!(map2 => T, Num::pow),
         wgsl!(F32 => "fx_pow_f($0, $1)", I32 => "fx_pow_i($0, $1)", U32 => "fx_pow_u($0, $1)", U8 => "(fx_pow_u($0, $1) & 0xffu)"), wg::POW,
         [pow_base, pow_exponent];
+    /// `self · ln rhs`, and 0 where `self` is 0 whatever `rhs` is (but NaN).
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[0.0f32, 2.0], 2, Device::cpu())?;
+    /// assert_eq!(x.xlogy(&x).to_vec::<f32>()?, [0.0, 2.0 * 2f32.ln()]);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
+    xlogy try_xlogy, Float, [(-4.0, 4.0), (0.3, 4.0)],
+        floats!(map2: |x, y| { let v = x * math::log(y); if x == 0.0 && !y.is_nan() { 0.0 } else { v } },
+            |x, y| { let v = x * y.ln(); if x == 0.0 && !y.is_nan() { 0.0 } else { v } }),
+        wgsl!(F32 => "select($0 * fx_log($1), 0.0, $0 == 0.0 && (bitcast<u32>($1) & 0x7fffffffu) <= 0x7f800000u)"), wg::LOG,
+        [xlogy_factor, |c| c.g.try_mul(&c.args[0])?.try_div(c.tensor(1)?)];
     /// The larger of both; NaN where either is. Ties share the cotangent; both get it where one is NaN.
     ///
     /// ```

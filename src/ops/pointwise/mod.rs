@@ -5,6 +5,7 @@
 
 pub(crate) mod activation;
 pub(crate) mod binary;
+mod loss;
 mod prelude;
 pub(crate) mod select;
 pub(crate) mod tile;
@@ -85,7 +86,7 @@ impl Row {
 #[cfg(test)]
 pub(crate) fn rows() -> &'static [&'static Row] {
     static ROWS: OnceLock<Vec<&'static Row>> = OnceLock::new();
-    ROWS.get_or_init(|| [unary::ROWS, unary::TESTS, activation::ROWS, activation::PARAMETRIC, binary::ROWS, select::ROWS].concat())
+    ROWS.get_or_init(|| [unary::ROWS, unary::TESTS, activation::ROWS, activation::PARAMETRIC, binary::ROWS, loss::ROWS, select::ROWS].concat())
 }
 
 /// An argument of a pointwise function.

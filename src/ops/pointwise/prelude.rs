@@ -434,6 +434,16 @@ pub(crate) const SOFTPLUS: &str = concat!(
 }
 "
 );
+pub(crate) const BCE: &str = concat!(
+    log1p!("fx_log1p"),
+    "fn fx_bce_bound(v: f32) -> f32 {
+    return select(v, -100.0, v < -100.0);
+}
+fn fx_bce(x: f32, t: f32) -> f32 {
+    return (t - 1.0) * fx_bce_bound(fx_log1p(-x)) - t * fx_bce_bound(fx_log(x));
+}
+"
+);
 /// With w = e^(2x) + 2eˣ, tanh(ln(1 + eˣ)) = w / (w + 2); above 0, both divided by e^(2x).
 pub(crate) const MISH: &str = concat!(
     exp!(),
