@@ -1,7 +1,7 @@
 //! Layers around layers.
 
 use super::{Forward, Module, Walk};
-use crate::{Error, Result, Tensor};
+use crate::{Error, Result, Shape, Tensor};
 
 /// Layers, one after the other. Their names are their positions, unless they were given one.
 ///
@@ -126,6 +126,42 @@ impl Default for Flatten {
 impl Forward for Flatten {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         x.try_flatten(self.start, self.end)
+    }
+}
+
+/// Splits an axis into several: what undoes a [`Flatten`].
+///
+/// ```
+/// use fornax::nn::{Forward, Unflatten};
+/// use fornax::{Device, Tensor};
+/// let x = Tensor::ones([2, 12], Device::cpu());
+/// assert_eq!(Unflatten::new(1, [3, 2, 2]).forward(&x)?.dims(), [2, 3, 2, 2]);
+/// # Ok::<(), fornax::Error>(())
+/// ```
+#[derive(Clone, Debug, Module)]
+pub struct Unflatten {
+    /// The axis to split.
+    pub axis: isize,
+    /// The sizes of its parts.
+    pub sizes: Shape,
+}
+
+impl Unflatten {
+    /// Splits `axis` into axes of these sizes.
+    pub fn new(axis: isize, sizes: impl Into<Shape>) -> Unflatten {
+        Unflatten { axis, sizes: sizes.into() }
+    }
+}
+
+impl Forward for Unflatten {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let rank = x.rank() as isize;
+        let at = if self.axis < 0 { self.axis + rank } else { self.axis };
+        if !(0..rank).contains(&at) {
+            return Err(Error::Axis { op: "Unflatten", axis: self.axis, rank: x.rank() });
+        }
+        let (before, after) = x.dims().split_at(at as usize);
+        x.try_reshape([before, &self.sizes, &after[1..]].concat())
     }
 }
 

@@ -18,6 +18,7 @@
 //! ```
 
 mod activation;
+mod attention;
 mod bilinear;
 mod container;
 mod conv;
@@ -43,8 +44,9 @@ pub use activation::{
     CELU, ELU, GELU, GLU, Hardshrink, Hardsigmoid, Hardswish, Hardtanh, LeakyReLU, LogSigmoid, LogSoftmax, Mish, PReLU, RReLU, ReLU, ReLU6,
     SELU, SiLU, Sigmoid, Softmax, Softmin, Softplus, Softshrink, Softsign, Tanh, Tanhshrink, Threshold,
 };
+pub use attention::MultiheadAttention;
 pub use bilinear::Bilinear;
-pub use container::{Flatten, Identity, ModuleList, Sequential};
+pub use container::{Flatten, Identity, ModuleList, Sequential, Unflatten};
 pub use conv::{Conv1d, Conv2d};
 pub use conv_transpose::{ConvTranspose1d, ConvTranspose2d};
 pub use dropout::{Dropout, Dropout2d};
