@@ -70,7 +70,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let pretraining = five(&digits.train, 0, usize::MAX, 0)?;
     let model = resnet(device)?;
     train(&model, &pretraining, 3e-3, 12)?;
-    println!("{} images of 0 to 4: {:.2} % right in the test", pretraining.tensors()[1].numel(), test(&model, &five(&digits.test, 0, usize::MAX, 0)?)?);
+    println!(
+        "{} images of 0 to 4: {:.2} % right in the test",
+        pretraining.tensors()[1].numel(),
+        test(&model, &five(&digits.test, 0, usize::MAX, 0)?)?
+    );
     model.save_safetensors(FILE)?;
     println!("saved {FILE}, {} tensors, and now 5 to 9\n", model.state_dict().len());
 

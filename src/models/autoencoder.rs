@@ -65,7 +65,9 @@ impl AutoencoderConfig {
         let factor = u32::try_from(self.hidden.len()).ok().and_then(|n| 1usize.checked_shl(n)).unwrap_or(usize::MAX);
         let Some(&last) = self.hidden.last().filter(|_| height.is_multiple_of(factor) && width.is_multiple_of(factor)) else {
             let layers = self.hidden.len();
-            let message = format!("{layers} convolutions that halve images of {height}×{width}: at least one, and sizes that are multiples of {factor}, are wanted");
+            let message = format!(
+                "{layers} convolutions that halve images of {height}×{width}: at least one, and sizes that are multiples of {factor}, are wanted"
+            );
             return Err(Error::argument(op, message));
         };
         let (mut encoder, mut inputs) = (Sequential::new(), channels);
@@ -74,7 +76,8 @@ impl AutoencoderConfig {
             inputs = n;
         }
         let small = [last, height / factor, width / factor];
-        let mut decoder = Sequential::new().add(Linear::try_new(self.latent, product(&small), o)?).add(self.activation).add(Unflatten::new(1, small));
+        let mut decoder =
+            Sequential::new().add(Linear::try_new(self.latent, product(&small), o)?).add(self.activation).add(Unflatten::new(1, small));
         for (i, &n) in self.hidden.iter().enumerate().rev() {
             let outputs = if i == 0 { channels } else { self.hidden[i - 1] };
             decoder = decoder.add(ConvTranspose2d::try_new(n, outputs, 3, o)?.stride(2).padding(1).output_padding(1));

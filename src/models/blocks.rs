@@ -167,7 +167,6 @@ impl Forward for InputTransform {
     }
 }
 
-
 /// A method for each field of a configuration.
 macro_rules! setters {
     ($config:ident { $($field:ident: $ty:ty),* $(,)? }) => {

@@ -117,8 +117,7 @@ impl MobileNetV2 {
         }
         let width = |channels: usize| round_channels(channels as f64 * m, config.round_nearest);
         let mut channels = width(32);
-        let mut features =
-            Sequential::new().add(ConvBnAct::numbered(config.in_channels, channels, 3, steps(2, 1), Activation::ReLU6, o)?);
+        let mut features = Sequential::new().add(ConvBnAct::numbered(config.in_channels, channels, 3, steps(2, 1), Activation::ReLU6, o)?);
         for &[expansion, outputs, repeats, stride] in &config.blocks {
             let outputs = width(outputs);
             for i in 0..repeats {

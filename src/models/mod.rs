@@ -60,4 +60,4 @@ pub use registry::{Classifier, by_name, names};
 pub use resnet::{ResNet, ResNetConfig, ResidualBlock};
 pub use vae::{Elbo, Likelihood, Vae};
 pub use vgg::{Vgg, VggConfig};
-pub use vit::{EncoderBlock, VisionTransformer, ViTConfig};
+pub use vit::{EncoderBlock, ViTConfig, VisionTransformer};

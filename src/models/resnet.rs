@@ -228,7 +228,8 @@ impl ResNet {
     /// # Errors
     /// Groups, a width of groups or dilation without bottlenecks (as in torchvision); sizes that memory cannot hold, or a dtype that the device lacks.
     pub fn try_new(config: ResNetConfig, options: impl Into<Options>) -> Result<ResNet> {
-        if !config.bottleneck && (config.groups != 1 || config.width_per_group != 64 || config.replace_stride_with_dilation.contains(&true)) {
+        if !config.bottleneck && (config.groups != 1 || config.width_per_group != 64 || config.replace_stride_with_dilation.contains(&true))
+        {
             let message = "groups, width_per_group and replace_stride_with_dilation are for bottlenecks: set `bottleneck`, or leave them at 1, 64 and [false; 3]";
             return Err(Error::argument("ResNet", message));
         }

@@ -82,7 +82,13 @@ fn off_short(name: &str, t: &Tensor, want: &Value) -> Result<f64> {
 }
 
 /// Runs a case; in f32 the outputs may be off by `tolerance`, in f64 by 1e-9 (PyTorch's are in f64, from the same float32 numbers).
-fn case_on<M: Module>(name: &str, build: &dyn Fn(Options) -> Result<M>, call: &dyn Fn(&M, &Tensor) -> Result<Vec<Tensor>>, o: Options, tolerance: f64) {
+fn case_on<M: Module>(
+    name: &str,
+    build: &dyn Fn(Options) -> Result<M>,
+    call: &dyn Fn(&M, &Tensor) -> Result<Vec<Tensor>>,
+    o: Options,
+    tolerance: f64,
+) {
     let golden = &GOLDEN["cases"][name];
     assert!(golden.is_object(), "{name} is not in the file");
     let run = || -> Result<Vec<String>> {
@@ -92,7 +98,8 @@ fn case_on<M: Module>(name: &str, build: &dyn Fn(Options) -> Result<M>, call: &d
         model.set_training(trains);
         let shape: Vec<usize> = floats(&golden["input"]).iter().map(|&n| n as usize).collect();
         let n = shape.iter().product();
-        let tensor = |name: &str, n: usize, shape: &[usize]| Tensor::from_vec(numbers(name, n), shape.to_vec(), o.device)?.try_cast(o.dtype);
+        let tensor =
+            |name: &str, n: usize, shape: &[usize]| Tensor::from_vec(numbers(name, n), shape.to_vec(), o.device)?.try_cast(o.dtype);
         let x = tensor("input", n, &shape)?;
         let x = if trains { x.requires_grad() } else { x };
         let outputs = call(&model, &x)?;
@@ -277,11 +284,9 @@ fn vision_transformers() {
 fn some_models_on_the_gpu() {
     let Some(gpu) = gpu() else { return };
     let o: Options = gpu.into();
-    let forward = |m: &LeNet5, x: &Tensor| Ok(vec![m.forward(x)?]);
-    case_on("lenet5", &|o| LeNet5::try_new(LeNet5Config::default(), o), &forward, o, 1e-5);
-    let forward = |m: &VisionTransformer, x: &Tensor| Ok(vec![m.forward(x)?]);
+    case_on("lenet5", &|o| LeNet5::try_new(LeNet5Config::default(), o), &|m, x| Ok(vec![m.forward(x)?]), o, 1e-5);
     let build = |o: Options| VisionTransformer::try_new(vit().image_size(16).representation_size(Some(24)), o);
-    case_on("vit representation", &build, &forward, o, 1e-5);
+    case_on("vit representation", &build, &|m, x| Ok(vec![m.forward(x)?]), o, 1e-5);
 }
 
 #[test]

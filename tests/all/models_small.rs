@@ -91,7 +91,11 @@ fn attention_drops_weights_in_training_only() -> Result<()> {
     assert_ne!(run()?, run()?);
     layer.eval();
     assert_eq!(run()?, run()?);
-    for wrong in [MultiheadAttention::try_new(8, 3, cpu), MultiheadAttention::try_new(8, 0, cpu), MultiheadAttention::new(8, 2, cpu).try_dropout(1.5)] {
+    for wrong in [
+        MultiheadAttention::try_new(8, 3, cpu),
+        MultiheadAttention::try_new(8, 0, cpu),
+        MultiheadAttention::new(8, 2, cpu).try_dropout(1.5),
+    ] {
         assert!(wrong.is_err());
     }
     let message = layer.forward(&Tensor::ones([2, 6, 7], cpu)).unwrap_err().to_string();
