@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::models::{Gpt, GptSize, Llama, ResNet18, cnn, mlp};
+use common::models::{Gpt, GptSize, Llama, cnn, mlp, resnet18};
 use common::{Bench, Work, finish};
 use fornax::nn::{Forward, cross_entropy};
 use fornax::optim::{AdamW, Optimizer};
@@ -33,7 +33,7 @@ fn training(b: &mut Bench) -> Result<()> {
         Ok(train(cnn(b.device)?, b.normal([64, 1, 28, 28])?, b.ids([64], 10)?))
     })?;
     b.row("train_resnet18", "3x32x32 b16", work(6.0 * 16.0 * 555.4e6, 16.0), |b| {
-        Ok(train(ResNet18::new(b.device)?, b.normal([16, 3, 32, 32])?, b.ids([16], 10)?))
+        Ok(train(resnet18(b.device)?, b.normal([16, 3, 32, 32])?, b.ids([16], 10)?))
     })?;
     let products = 6.0 * 8.0 * 128.0 * (4.0 * 12.0 * 65_536.0 + 256.0 * 512.0);
     let attention = 3.0 * 4.0 * (4.0 * 8.0 * 4.0 * 128.0 * 128.0 * 64.0) / 2.0;

@@ -14,6 +14,7 @@ mod graph;
 pub mod io;
 mod layout;
 pub mod metrics;
+pub mod models;
 pub mod nn;
 mod ops;
 pub mod optim;

@@ -1,6 +1,7 @@
 //! The models that the benches train and run, in the peers' shapes.
 
-use fornax::nn::{self, BatchNorm2d, Conv2d, Embedding, Forward, LayerNorm, Linear, Module};
+use fornax::models::{ResNet, ResNetConfig};
+use fornax::nn::{self, Conv2d, Embedding, Forward, LayerNorm, Linear, Module};
 use fornax::{Attention, Device, Result, Tensor};
 
 /// A perceptron, 784-512-512-10.
@@ -17,70 +18,9 @@ pub fn cnn(d: Device) -> Result<nn::Sequential> {
     Ok(head.add(Linear::try_new(128, 10, d)?))
 }
 
-/// A convolution without bias, normalised.
-#[derive(Module)]
-struct Normed {
-    conv: Conv2d,
-    norm: BatchNorm2d,
-}
-
-impl Normed {
-    fn new(inputs: usize, outputs: usize, kernel: usize, stride: usize, d: Device) -> Result<Normed> {
-        let conv = Conv2d::try_new(inputs, outputs, kernel, d)?.stride(stride).padding(kernel / 2).no_bias();
-        Ok(Normed { conv, norm: BatchNorm2d::try_new(outputs, d)? })
-    }
-}
-
-impl Forward for Normed {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.norm.forward(&self.conv.forward(x)?)
-    }
-}
-
-#[derive(Module)]
-struct Residual {
-    first: Normed,
-    second: Normed,
-    down: Option<Normed>,
-}
-
-impl Forward for Residual {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let skip = self.down.as_ref().map_or_else(|| Ok(x.clone()), |d| d.forward(x))?;
-        self.second.forward(&self.first.forward(x)?.try_relu()?)?.try_add(skip)?.try_relu()
-    }
-}
-
-/// ResNet-18 with a 3×3 stem, for 32×32.
-#[derive(Module)]
-pub struct ResNet18 {
-    stem: Normed,
-    blocks: Vec<Residual>,
-    head: Linear,
-}
-
-impl ResNet18 {
-    /// With ten classes.
-    pub fn new(d: Device) -> Result<ResNet18> {
-        let (mut blocks, mut inputs) = (Vec::new(), 64);
-        for (outputs, stride) in [(64, 1), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1)] {
-            let down = (stride != 1 || inputs != outputs).then(|| Normed::new(inputs, outputs, 1, stride, d)).transpose()?;
-            let (first, second) = (Normed::new(inputs, outputs, 3, stride, d)?, Normed::new(outputs, outputs, 3, 1, d)?);
-            blocks.push(Residual { first, second, down });
-            inputs = outputs;
-        }
-        Ok(ResNet18 { stem: Normed::new(3, 64, 3, 1, d)?, blocks, head: Linear::try_new(512, 10, d)? })
-    }
-}
-
-impl Forward for ResNet18 {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let mut x = self.stem.forward(x)?.try_relu()?;
-        for block in &self.blocks {
-            x = block.forward(&x)?;
-        }
-        self.head.forward(&x.try_mean([2, 3])?)
-    }
+/// ResNet-18 with a 3×3 stem and ten classes, for 32×32.
+pub fn resnet18(d: Device) -> Result<ResNet> {
+    ResNet::try_new(ResNetConfig::resnet18().small_stem(true).num_classes(10), d)
 }
 
 /// The sizes of a [`Gpt`].

@@ -20,6 +20,7 @@
 //! A loss is a struct of its options, such as [`HuberLoss`], with a `forward`, and a function, such as [`huber_loss`], that is the loss with PyTorch's defaults.
 
 mod activation;
+mod attention;
 mod bilinear;
 mod container;
 mod conv;
@@ -46,6 +47,7 @@ pub use activation::{
     CELU, ELU, GELU, GLU, Hardshrink, Hardsigmoid, Hardswish, Hardtanh, LeakyReLU, LogSigmoid, LogSoftmax, Mish, PReLU, RReLU, ReLU, ReLU6,
     SELU, SiLU, Sigmoid, Softmax, Softmin, Softplus, Softshrink, Softsign, Tanh, Tanhshrink, Threshold,
 };
+pub use attention::MultiheadAttention;
 pub use bilinear::Bilinear;
 pub use container::{Flatten, Identity, ModuleList, Sequential, Unflatten};
 pub use conv::{Conv1d, Conv2d};

@@ -2,7 +2,7 @@
 
 use super::{Buffer, Counter, Mode, Param, state};
 use crate::io::StateDict;
-use crate::{DType, Device, Result, Tensor};
+use crate::{DType, Device, Error, Result, Tensor};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -188,6 +188,33 @@ pub trait Module {
         self.parameters().iter().for_each(|p| p.set_frozen(false));
     }
 
+    /// Excludes from gradients the parameters whose path is `prefix` or lies below it: `"layer1"` is `layer1.0.conv1.weight` too, but not
+    /// `layer10.weight`. Returns how many there are.
+    ///
+    /// ```
+    /// use fornax::Device;
+    /// use fornax::nn::{Linear, Module, ReLU, Sequential};
+    /// let net = Sequential::new().add_named("body", Linear::new(2, 3, Device::cpu())).add(ReLU).add_named("head", Linear::new(3, 1, Device::cpu()));
+    /// assert_eq!(net.freeze_prefix("body")?, 2);
+    /// assert!(net.parameters()[0].is_frozen() && !net.parameters()[2].is_frozen());
+    /// assert!(net.freeze_prefix("boy").unwrap_err().to_string().contains("body"));
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// A prefix that no parameter has; nothing is changed then.
+    fn freeze_prefix(&self, prefix: &str) -> Result<usize> {
+        set_frozen(self.named_parameters(), prefix, true)
+    }
+
+    /// Includes the parameters at and below a path in gradients again; see [`freeze_prefix`](Module::freeze_prefix).
+    ///
+    /// # Errors
+    /// A prefix that no parameter has; nothing is changed then.
+    fn unfreeze_prefix(&self, prefix: &str) -> Result<usize> {
+        set_frozen(self.named_parameters(), prefix, false)
+    }
+
     /// Moves parameters and buffers to a device.
     ///
     /// # Errors
@@ -209,6 +236,22 @@ pub trait Module {
     fn describe(&self) -> String {
         describe(|walk| self.walk(walk))
     }
+}
+
+/// Whether a path is this prefix or lies below it.
+fn lies_in(path: &str, prefix: &str) -> bool {
+    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+fn set_frozen(params: Vec<(String, Param)>, prefix: &str, frozen: bool) -> Result<usize> {
+    let count = params.iter().filter(|(path, _)| lies_in(path, prefix)).inspect(|(_, p)| p.set_frozen(frozen)).count();
+    if count > 0 {
+        return Ok(count);
+    }
+    let mut tops: Vec<&str> = params.iter().filter_map(|(path, _)| path.split('.').next()).collect();
+    tops.dedup();
+    let message = format!("no parameter lies at or below \"{prefix}\"; there are those of {}", tops.join(", "));
+    Err(Error::argument(if frozen { "freeze_prefix" } else { "unfreeze_prefix" }, message))
 }
 
 /// Replaces the values of all cells, or of none.
