@@ -4,8 +4,8 @@
 
 use super::conv::Sizes;
 use super::matmul_cpu::{Mat, Real, axpy, product};
+use crate::backend::cpu::scratch::{Shared, scratch};
 use rayon::prelude::*;
-use std::cell::RefCell;
 
 /// Elements of an im2col block: with the operands about what a second-level cache holds.
 const BLOCK: usize = 1 << 17;
@@ -16,41 +16,8 @@ const TASKS: usize = 16;
 /// With fewer tasks than this, the products inside them use all threads too (which changes no bit of them).
 const FEW: usize = 8;
 
-thread_local! {
-    /// A stack, since a task may start others and help them on this thread.
-    static SCRATCH: RefCell<Vec<Vec<u64>>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Gives `f` that many elements of this thread's scratch memory, with whatever was left there.
-pub(super) fn scratch<T: Real, R>(len: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
-    let mut words = SCRATCH.with_borrow_mut(Vec::pop).unwrap_or_default();
-    let needed = (len * size_of::<T>()).div_ceil(8);
-    if words.len() < needed {
-        words = vec![0; needed];
-    }
-    let result = f(&mut bytemuck::cast_slice_mut(&mut words)[..len]);
-    SCRATCH.with_borrow_mut(|s| s.push(words));
-    result
-}
-
-/// A pointer that tasks share, each writing its own part.
-#[derive(Clone, Copy)]
-struct Shared<T>(*mut T);
-// SAFETY: as the methods say.
-unsafe impl<T> Send for Shared<T> {}
-unsafe impl<T> Sync for Shared<T> {}
-
-impl<T> Shared<T> {
-    /// # Safety
-    /// The range is inside the buffer, and no other task touches it meanwhile.
-    #[allow(clippy::mut_from_ref)]
-    unsafe fn part(&self, start: usize, len: usize) -> &mut [T] {
-        unsafe { std::slice::from_raw_parts_mut(self.0.add(start), len) }
-    }
-}
-
 /// Runs tasks on all threads where the work is worth it.
-fn run(tasks: usize, flops: u64, f: impl Fn(usize) + Send + Sync) {
+pub(super) fn run(tasks: usize, flops: u64, f: impl Fn(usize) + Send + Sync) {
     if tasks <= 1 || flops / 2 < SERIAL {
         (0..tasks).for_each(f);
     } else {
@@ -222,7 +189,7 @@ pub(super) fn forward<T: Real>(s: &Sizes, x: &[T], w: &[T], y: &mut [T]) {
     if depth == 0 {
         return y.fill(T::ZERO);
     }
-    let out = Shared(y.as_mut_ptr());
+    let out = Shared::new(y.as_mut_ptr());
     if is_depthwise(s) {
         return run(s.n * s.groups, s.flops(), |t| {
             let group = t % s.groups;
@@ -247,7 +214,7 @@ pub(super) fn forward<T: Real>(s: &Sizes, x: &[T], w: &[T], y: &mut [T]) {
             let image = Mat::read(&x[start..], plane as isize, 1);
             // SAFETY: each task writes its own pixels of its own group.
             unsafe {
-                let c = Mat::new(out.0.add(place(b.n0) + b.p0), p as isize, 1);
+                let c = Mat::new(out.pointer().add(place(b.n0) + b.p0), p as isize, 1);
                 return product(s.o, width, depth, c, false, weight(group), image, few);
             }
         }
@@ -258,7 +225,7 @@ pub(super) fn forward<T: Real>(s: &Sizes, x: &[T], w: &[T], y: &mut [T]) {
             // SAFETY: as above.
             unsafe {
                 if one {
-                    let c = Mat::new(out.0.add(place(b.n0) + b.p0), p as isize, 1);
+                    let c = Mat::new(out.pointer().add(place(b.n0) + b.p0), p as isize, 1);
                     return product(s.o, width, depth, c, false, weight(group), image, few);
                 }
                 product(s.o, width, depth, Mat::new(copy.as_mut_ptr(), width as isize, 1), false, weight(group), image, few);
@@ -312,7 +279,7 @@ pub(super) fn input_grad<T: Real>(s: &Sizes, g: &[T], w: &[T], dx: &mut [T]) {
     if s.o == 0 || p == 0 {
         return dx.fill(T::ZERO);
     }
-    let out = Shared(dx.as_mut_ptr());
+    let out = Shared::new(dx.as_mut_ptr());
     if is_depthwise(s) {
         return run(s.n * s.groups, s.flops(), |t| {
             let group = t % s.groups;
@@ -344,7 +311,7 @@ pub(super) fn input_grad<T: Real>(s: &Sizes, g: &[T], w: &[T], dx: &mut [T]) {
             let image = Mat::read(&g[(n0 * s.groups + group) * s.o * p..], p as isize, 1);
             // SAFETY: a task's channels of its images are its own.
             unsafe {
-                let c = Mat::new(out.0.add(place(n0, c0)), plane as isize, 1);
+                let c = Mat::new(out.pointer().add(place(n0, c0)), plane as isize, 1);
                 return product(rows, p, s.o, c, false, weight, image, few);
             }
         }
@@ -414,7 +381,7 @@ pub(super) fn weight_grad<T: Real>(s: &Sizes, x: &[T], g: &[T], dw: &mut [T]) {
     if s.n * p == 0 {
         return dw.fill(T::ZERO);
     }
-    let out = Shared(dw.as_mut_ptr());
+    let out = Shared::new(dw.as_mut_ptr());
     if is_depthwise(s) {
         return run(s.groups, s.flops(), |group| {
             // SAFETY: one task a group.
@@ -451,7 +418,7 @@ pub(super) fn weight_grad<T: Real>(s: &Sizes, x: &[T], g: &[T], dw: &mut [T]) {
                 // SAFETY: a task's channels of its part are its own.
                 unsafe {
                     let start = ((part * s.groups + group) * s.o * s.c + c0) * taps;
-                    let c = Mat::new(out.0.add(start), depth as isize, 1);
+                    let c = Mat::new(out.pointer().add(start), depth as isize, 1);
                     product(s.o, rows, width, c, i > 0, grad, image, false);
                 }
             }
@@ -463,7 +430,7 @@ pub(super) fn weight_grad<T: Real>(s: &Sizes, x: &[T], g: &[T], dw: &mut [T]) {
     }
     let len = dw.len();
     scratch(parts * len, |sums: &mut [T]| {
-        let partial = Shared(sums.as_mut_ptr());
+        let partial = Shared::new(sums.as_mut_ptr());
         run(tasks * parts, s.flops(), |t| task(t, partial));
         dw.copy_from_slice(&sums[..len]);
         for part in sums[len..].chunks_exact(len) {
@@ -515,7 +482,7 @@ pub(super) fn unfold<T: Real>(s: &Sizes, x: &[T], y: &mut [T]) {
     if y.is_empty() {
         return;
     }
-    let out = Shared(y.as_mut_ptr());
+    let out = Shared::new(y.as_mut_ptr());
     run(s.n * s.c, (s.n * s.c * taps * p) as u64 * 4, |t| {
         for tap in 0..taps {
             // SAFETY: one task a channel.
@@ -532,7 +499,7 @@ pub(super) fn fold<T: Real>(s: &Sizes, y: &[T], x: &mut [T]) {
     if x.is_empty() {
         return;
     }
-    let out = Shared(x.as_mut_ptr());
+    let out = Shared::new(x.as_mut_ptr());
     run(s.n * s.c, (s.n * s.c * taps * p) as u64 * 4, |t| {
         // SAFETY: one task a channel.
         let image = unsafe { out.part(t * plane, plane) };
