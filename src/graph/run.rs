@@ -103,6 +103,7 @@ fn run_cpu(plan: &Plan, claim: &Claim) -> Result<Values> {
     let profile = cpu::profile::table();
     cpu::threads::kernels(plan.wide, || steps_on_cpu(plan, claim, &buffers, profile))?;
     count(&COUNTERS.dispatches, plan.steps.len() as u64);
+    drop(buffers);
     drop(windows);
     Ok(values)
 }

@@ -2,12 +2,12 @@
 
 use super::view::{Slice, SliceSpec};
 use crate::backend::cpu::CpuCtx;
+use crate::backend::cpu::threads::{Shared, each, each_chunk};
 use crate::codegen::dispatch::{Binding, Dispatch, GpuKernel, GpuStep, Param, Slot, grid};
 use crate::codegen::kernel::{Operand, collapse};
 use crate::graph::{Along, Cut, GpuCtx, Key, Meta, Op, Outputs, Reads, Saves, Span, Vjp, record};
 use crate::layout::Layout;
 use crate::{DType, Error, Result, Shape, Tensor};
-use rayon::prelude::*;
 use smallvec::smallvec;
 use std::ops::Add;
 use std::ops::Range;
@@ -59,9 +59,9 @@ impl Assemble {
     fn run<T: bytemuck::Pod + Add<Output = T> + Send + Sync>(&self, ctx: &CpuCtx) -> Result<()> {
         let out = ctx.output::<T>(0);
         if !self.tiled {
-            out.par_chunks_mut(1 << 16).for_each(|c| c.fill(T::zeroed()));
+            each_chunk(out, 1 << 16, 1, |_, c| c.fill(T::zeroed()));
         }
-        let to = Shared(out.as_mut_ptr());
+        let to = Shared::new(out);
         for i in 0..self.parts.len() {
             if ctx.inputs[i].layout.numel() == 0 {
                 continue;
@@ -82,7 +82,7 @@ impl Assemble {
                 unsafe {
                     if sa == 1 && sb == 1 {
                         let src = &from[p as usize..p as usize + inner];
-                        let dst = std::slice::from_raw_parts_mut(to.get().offset(q), inner);
+                        let dst = std::slice::from_raw_parts_mut(to.pointer(0, 0).offset(q), inner);
                         if self.tiled {
                             dst.copy_from_slice(src);
                         } else {
@@ -91,7 +91,7 @@ impl Assemble {
                         return;
                     }
                     for k in 0..inner as isize {
-                        let d = to.get().offset(q + k * sb);
+                        let d = to.pointer(0, 0).offset(q + k * sb);
                         let s = from[(p + k * sa) as usize];
                         *d = if self.tiled { s } else { *d + s };
                     }
@@ -101,21 +101,10 @@ impl Assemble {
             if shape.numel() < 1 << 15 || rows == 1 {
                 (0..rows).for_each(row);
             } else {
-                (0..rows).into_par_iter().with_min_len((1usize << 14).div_ceil(inner)).for_each(row);
+                each(rows, (1usize << 14).div_ceil(inner), &row);
             }
         }
         Ok(())
-    }
-}
-
-/// A pointer that threads share to write places that do not meet.
-struct Shared<T>(*mut T);
-// SAFETY: see the uses.
-unsafe impl<T> Sync for Shared<T> {}
-
-impl<T> Shared<T> {
-    fn get(&self) -> *mut T {
-        self.0
     }
 }
 

@@ -2,8 +2,9 @@
 
 use super::attention::{Dims, Extra, Sdpa, SdpaBackward};
 use super::attention_tiles;
-use super::rows::{Real, Shared, for_tasks, largest, sum_of, sum_of2};
+use super::rows::{Real, for_tasks, largest, sum_of, sum_of2};
 use crate::backend::cpu::simd::multiversion;
+use crate::backend::cpu::threads::Shared;
 use crate::backend::cpu::{CpuCtx, micro};
 use crate::layout::Layout;
 use crate::{DType, Result};
@@ -253,7 +254,7 @@ fn forward_as<T: Real>(op: &Sdpa, ctx: &CpuCtx) {
         let (b, h, i) = (t / blocks / d.heads, t / blocks % d.heads, t % blocks * BQ);
         let rows = BQ.min(d.queries - i);
         // SAFETY: each block of queries is one task's.
-        let lse = unsafe { lse.range((b * d.heads + h) * d.queries + i, rows) };
+        let lse = unsafe { lse.slice((b * d.heads + h) * d.queries + i, rows) };
         let out = &mut vec![T::ZERO; rows * d.value_width][..];
         let (mut m, mut sum) = ([T::NEG_INF; BQ], [T::ZERO; BQ]);
         let (m, sum) = (&mut m[..rows], &mut sum[..rows]);
@@ -275,7 +276,7 @@ fn forward_as<T: Real>(op: &Sdpa, ctx: &CpuCtx) {
             for (r, row) in out.chunks_exact(d.value_width).enumerate() {
                 let at = ((b * d.queries + i + r) * d.heads + h) * d.value_width;
                 // SAFETY: as above.
-                unsafe { result.range(at, d.value_width) }.copy_from_slice(row);
+                unsafe { result.slice(at, d.value_width) }.copy_from_slice(row);
             }
         }
     });
@@ -381,7 +382,7 @@ fn backward_as<T: Real>(op: &SdpaBackward, ctx: &CpuCtx) {
         for_tasks(size.div_ceil(chunk), size, |t| {
             let (at, n) = (t * chunk, chunk.min(size - t * chunk));
             // SAFETY: each chunk is one task's.
-            let dq = unsafe { out.range(at, n) };
+            let dq = unsafe { out.slice(at, n) };
             parts.chunks_exact(size).for_each(|p| dq.iter_mut().zip(&p[at..at + n]).for_each(|(d, &p)| *d += p));
         });
     }

@@ -2,10 +2,11 @@
 //! the softmax over keys needs no sums across lanes, and the weights are at once the second factor of the product with the values.
 
 use super::attention::Dims;
-use super::rows::{Shared, for_tasks};
+use super::rows::for_tasks;
 use crate::backend::cpu::micro::{self, MAX_COLUMNS, Operands, Stride, TileShape};
 use crate::backend::cpu::scratch::scratch;
 use crate::backend::cpu::simd::multiversion;
+use crate::backend::cpu::threads::Shared;
 use crate::codegen::math::exp;
 use crate::layout::Layout;
 
@@ -182,7 +183,7 @@ pub(super) fn forward(tile: TileShape, d: &Dims, [q, k, v]: [(&[f32], &Layout); 
                 let at = ((b * d.queries + i) * d.heads + h) * d.value_width;
                 // SAFETY: each query of a head is one task's; its results lie in the output.
                 unsafe {
-                    lse.range((b * d.heads + h) * d.queries + i, n).copy_from_slice(&sum[..n]);
+                    lse.slice((b * d.heads + h) * d.queries + i, n).copy_from_slice(&sum[..n]);
                     let to = result.pointer(at, (n - 1) * pitch + d.value_width);
                     micro::turn(tile, sums.as_ptr(), columns as isize, d.value_width, n, to, pitch);
                 }

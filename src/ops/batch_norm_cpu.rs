@@ -1,9 +1,10 @@
 //! The CPU kernels of batch norm.
 
 use super::batch_norm::{BatchNorm, BatchNormBackward, Channels};
-use super::rows::{LANES, Real, Shared, for_tasks, sum_of, tree};
+use super::rows::{LANES, Real, for_tasks, sum_of, tree};
 use crate::backend::cpu::CpuCtx;
 use crate::backend::cpu::simd::multiversion;
+use crate::backend::cpu::threads::Shared;
 
 // The CPU walks the memory once, in parts. Where a channel's run of neighbours is long, a part is one run. Otherwise it is a block of
 // outer elements, all of whose channels × inner columns are summed side by side. The parts are merged in order.
@@ -37,7 +38,7 @@ fn by_channel<T: Real>(
     let shared = Shared::new(&mut parts);
     // SAFETY: each part, and each column of it, is one task's.
     let part = |p: usize, column: usize, n: usize| unsafe {
-        (shared.range(2 * p * width + column, n), shared.range((2 * p + 1) * width + column, n))
+        (shared.slice(2 * p * width + column, n), shared.slice((2 * p + 1) * width + column, n))
     };
     if long {
         let group = ((16 << 10) / c.inner).max(1);
@@ -235,8 +236,8 @@ impl BatchNorm {
         each(
             c,
             // SAFETY: each run or row is written once.
-            |at, i| apply_run(&x[at..at + c.inner], unsafe { y.range(at, c.inner) }, mean[i], a[i], b[i]),
-            |at| apply_row(&x[at..at + width], unsafe { y.range(at, width) }, &means, &scales, &shifts),
+            |at, i| apply_run(&x[at..at + c.inner], unsafe { y.slice(at, c.inner) }, mean[i], a[i], b[i]),
+            |at| apply_row(&x[at..at + width], unsafe { y.slice(at, width) }, &means, &scales, &shifts),
         );
     }
 }
@@ -278,9 +279,9 @@ impl BatchNormBackward {
                 |at, i| {
                     let [m, a, g, h] = f[i];
                     // SAFETY: each run or row is written once.
-                    back_run(&dy[at..at + c.inner], &x[at..at + c.inner], unsafe { dx.range(at, c.inner) }, m, a, g, h)
+                    back_run(&dy[at..at + c.inner], &x[at..at + c.inner], unsafe { dx.slice(at, c.inner) }, m, a, g, h)
                 },
-                |at| back_row(&dy[at..at + width], &x[at..at + width], unsafe { dx.range(at, width) }, &spread_f),
+                |at| back_row(&dy[at..at + width], &x[at..at + width], unsafe { dx.slice(at, width) }, &spread_f),
             );
         }
         if self.dw {

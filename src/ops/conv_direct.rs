@@ -9,8 +9,9 @@ use super::conv::Sizes;
 use super::conv_cpu::run;
 use super::rows;
 use crate::backend::cpu::micro::{self, MAX_COLUMNS, MAX_ROWS, Operands, Stride, Table, TileShape, Windows};
-use crate::backend::cpu::scratch::{Shared, scratch};
+use crate::backend::cpu::scratch::scratch;
 use crate::backend::cpu::simd::multiversion;
+use crate::backend::cpu::threads::Shared;
 use smallvec::SmallVec;
 
 /// Tasks that a large call is cut into at least, where its shape allows.
@@ -130,14 +131,14 @@ impl Job {
 fn pack(job: &Job, w: &[f32], per: usize, rows: usize, packed: &mut [f32]) {
     let taps = job.taps.len();
     let (chunks, panels) = (job.from.div_ceil(per), job.to.div_ceil(rows));
-    let out = Shared::new(packed.as_mut_ptr());
+    let out = Shared::new(packed);
     run(job.groups * chunks * panels, (job.groups * job.from * taps * job.to * 8) as u64, |t| {
         let (panel, chunk, group) = (t % panels, t / panels % chunks, t / panels / chunks);
         let (c0, c1) = (chunk * per, (chunk * per + per).min(job.from));
         let (r0, r1) = (panel * rows, (panel * rows + rows).min(job.to));
         let start = (group * job.from * job.to + c0 * job.to + (c1 - c0) * r0) * taps;
         // SAFETY: one task a panel.
-        let part = unsafe { out.part(start, (c1 - c0) * taps * (r1 - r0)) };
+        let part = unsafe { out.slice(start, (c1 - c0) * taps * (r1 - r0)) };
         // Where the steps of k lie in a row of the weight as they do in a panel, they are one loop.
         let joined = job.weight[1] == taps && job.taps.iter().enumerate().all(|(k, t)| t.weight == k);
         for r in r0..r1 {
@@ -295,7 +296,7 @@ fn perform(job: &Job, tile: TileShape, x: &[f32], w: &[f32], y: &mut [f32]) {
     let per_part = panels.div_ceil((TASKS / 2).div_ceil(blocks).min(panels.div_ceil(3)).max(1));
     let parts = panels.div_ceil(per_part);
     let table = job.table(per, lines + hi, width);
-    let out = Shared::new(y.as_mut_ptr());
+    let out = Shared::new(y);
     let flops = 2 * (job.n * job.groups * job.to * job.from * taps * oh * job.out[1]) as u64;
     let size = job.size[0] * job.size[1];
     // The windows of a tile, where they are gathered.
@@ -365,7 +366,7 @@ fn perform(job: &Job, tile: TileShape, x: &[f32], w: &[f32], y: &mut [f32]) {
                                     && r.len == whole
                                 {
                                     // SAFETY: a task's pixels of its channels are its own; the tile's rows lie in the output.
-                                    let c = unsafe { out.part(place(r, r0), (r1 - r0 - 1) * job.channel + r.len) };
+                                    let c = unsafe { out.slice(place(r, r0), (r1 - r0 - 1) * job.channel + r.len) };
                                     multiply(c.as_mut_ptr(), job.channel, c0 > 0);
                                     continue;
                                 }
@@ -374,7 +375,7 @@ fn perform(job: &Job, tile: TileShape, x: &[f32], w: &[f32], y: &mut [f32]) {
                                 for (row, sums) in (r0..r1).zip(sums.chunks_exact(tile.columns)) {
                                     for r in &column.runs {
                                         // SAFETY: as above.
-                                        let to = unsafe { out.part(place(r, row), (r.len - 1) * job.column + 1) };
+                                        let to = unsafe { out.slice(place(r, row), (r.len - 1) * job.column + 1) };
                                         let sums = &sums[r.at..r.at + r.len];
                                         match (job.column, c0 > 0) {
                                             (1, false) => to.copy_from_slice(sums),
@@ -506,7 +507,7 @@ fn perform_depthwise(job: &Job, x: &[f32], w: &[f32], y: &mut [f32]) {
     let ([hi, hj], [oh, ow]) = (job.halo(), job.out);
     let (width, size) = (ow + hj, job.size[0] * job.size[1]);
     let plane = (oh + hi) * width;
-    let out = Shared::new(y.as_mut_ptr());
+    let out = Shared::new(y);
     let flops = 2 * (job.n * job.groups * job.to * job.from * job.taps.len() * oh * ow) as u64;
     run(job.n * job.groups, flops, |t| {
         let group = t % job.groups;
@@ -521,7 +522,7 @@ fn perform_depthwise(job: &Job, x: &[f32], w: &[f32], y: &mut [f32]) {
                     let places = job.taps.iter().map(|t| (t.phase * plane + t.shift[0] * width + t.shift[1], w[t.weight]));
                     let places: SmallVec<[(usize, f32); 32]> = places.collect();
                     // SAFETY: one task an image and group.
-                    let y = unsafe { out.part((t * job.to + to) * job.channel, job.channel) };
+                    let y = unsafe { out.slice((t * job.to + to) * job.channel, job.channel) };
                     let y = &mut y[job.first..job.first + (oh - 1) * job.row + (ow - 1) * job.column + 1];
                     depthwise_rows(planes, &places, width, y, ow, job.row, job.column, from > 0);
                 }
@@ -568,10 +569,10 @@ fn depthwise_weight_grad(s: &Sizes, x: &[f32], g: &[f32], dw: &mut [f32]) {
     let (width, (size, p), taps) = (ow + hj, s.pixels(), s.taps());
     let plane = (oh + hi) * width;
     let places: Vec<usize> = job.taps.iter().map(|t| t.phase * plane + t.shift[0] * width + t.shift[1]).collect();
-    let out = Shared::new(dw.as_mut_ptr());
+    let out = Shared::new(dw);
     run(s.groups, s.flops(), |group| {
         // SAFETY: one task a group.
-        let dw = unsafe { out.part(group * s.o * taps, s.o * taps) };
+        let dw = unsafe { out.slice(group * s.o * taps, s.o * taps) };
         let mut sums: SmallVec<[Lanes; 16]> = SmallVec::from_elem([0.0; 16], s.o * taps);
         scratch(job.origins.len() * plane + MAX_COLUMNS, |planes: &mut [f32]| {
             for t in (0..s.n).map(|n| n * s.groups + group) {
@@ -626,13 +627,13 @@ pub(super) fn weight_grad(tile: TileShape, s: &Sizes, x: &[f32], g: &[f32], dw: 
     let sums_len = s.groups * panels * depth * cols;
     scratch(sums_len + images * per_image, |all: &mut [f32]| {
         let (sums, packed) = all.split_at_mut(sums_len);
-        let sums = Shared::new(sums.as_mut_ptr());
+        let sums = Shared::new(sums);
         for n0 in (0..s.n).step_by(images) {
             let n1 = (n0 + images).min(s.n);
-            let turned = Shared::new(packed.as_mut_ptr());
+            let turned = Shared::new(packed);
             run((n1 - n0) * s.groups * panels, ((n1 - n0) * per_image * 8) as u64, |t| {
                 // SAFETY: one task a panel.
-                let part = unsafe { turned.part(t * p * cols, p * cols) };
+                let part = unsafe { turned.slice(t * p * cols, p * cols) };
                 let (panel, image) = (t % panels, n0 * s.groups + t / panels);
                 let o1 = (panel * cols + cols).min(s.o);
                 let rows = o1 - panel * cols;
@@ -666,7 +667,7 @@ pub(super) fn weight_grad(tile: TileShape, s: &Sizes, x: &[f32], g: &[f32], dw: 
                                     let at = ((group * panels + panel) * depth + c0 * taps + r * tile.window_rows) * cols;
                                     // SAFETY: each channel of each panel is one task's; the windows lie in the planes, and the gradient's rows in their panel.
                                     unsafe {
-                                        let c = sums.part(at, rows.len() * cols).as_mut_ptr();
+                                        let c = sums.slice(at, rows.len() * cols).as_mut_ptr();
                                         let (lines, x, g) = (i1 - i0, planes.as_ptr(), g.as_ptr());
                                         let add = n > 0 || i0 > 0;
                                         micro::windows(tile, rows, Windows { lines, len: ow, x, pitch: width, g, c, stride: cols, add });
@@ -679,14 +680,14 @@ pub(super) fn weight_grad(tile: TileShape, s: &Sizes, x: &[f32], g: &[f32], dw: 
             });
         }
         // SAFETY: all tasks are done.
-        let sums = unsafe { sums.part(0, sums_len) };
-        let out = Shared::new(dw.as_mut_ptr());
+        let sums = unsafe { sums.slice(0, sums_len) };
+        let out = Shared::new(dw);
         run(s.groups * panels, (s.groups * panels * depth * cols * 8) as u64, |t| {
             let (panel, group) = (t % panels, t / panels);
             let from = &sums[t * depth * cols..][..depth * cols];
             for o in 0..cols.min(s.o - panel * cols) {
                 // SAFETY: one task a panel.
-                let to = unsafe { out.part((group * s.o + panel * cols + o) * depth, depth) };
+                let to = unsafe { out.slice((group * s.o + panel * cols + o) * depth, depth) };
                 to.iter_mut().zip(from[o..].iter().step_by(cols)).for_each(|(t, &v)| *t = v);
             }
         });

@@ -1,9 +1,10 @@
 //! The CPU kernels of cross-entropy.
 
 use super::cross_entropy::{Loss, LossBackward, class_axis};
-use super::rows::{Around, COLUMNS, Real, Shared, largest, sum_of, sum_of2, walk};
+use super::rows::{Around, COLUMNS, Real, largest, sum_of, sum_of2, walk};
 use crate::backend::cpu::CpuCtx;
 use crate::backend::cpu::simd::multiversion;
+use crate::backend::cpu::threads::Shared;
 
 impl Loss {
     fn constants<'a, T: Real>(&self, ctx: &CpuCtx<'a>, weight: usize, classes: usize) -> Constants<'a, T> {
@@ -30,7 +31,7 @@ impl Loss {
             }
         };
         // SAFETY: each position is one task's.
-        let out = |at: usize, n: usize| unsafe { [loss.range(at, n), counted.range(at, n), lse.range(at, n)] };
+        let out = |at: usize, n: usize| unsafe { [loss.slice(at, n), counted.slice(at, n), lse.slice(at, n)] };
         walk(
             a,
             |at, rows| {
@@ -57,7 +58,7 @@ impl LossBackward {
                 let (range, first) = (at..at + rows * a.n, at / a.n);
                 let p = first..first + rows;
                 // SAFETY: each row is one task's.
-                let dx = unsafe { dx.range(at, rows * a.n) };
+                let dx = unsafe { dx.slice(at, rows * a.n) };
                 backward_rows(&dl[p.clone()], &x[range], &t[p.clone()], &lse[p], dx, a.n, c)
             },
             |at, columns| {
@@ -216,7 +217,7 @@ multiversion! {
         for k in 0..a.n {
             let w = c.weight(k);
             // SAFETY: the block is this call's.
-            let dx = unsafe { dx.range(at + k * a.inner, columns) };
+            let dx = unsafe { dx.slice(at + k * a.inner, columns) };
             for (((dx, &v), &lse), f) in dx.iter_mut().zip(&x[k * a.inner..][..columns]).zip(lse).zip(&f) {
                 let g = f.0 * (v - lse).exp() - f.2 * w;
                 let g = if f.3 == k { g - f.1 } else { g };

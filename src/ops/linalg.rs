@@ -1,8 +1,9 @@
 //! Linear algebra on the host, by `faer`: qr, svd, eigh, cholesky, solve, det, inverse, over batches of matrices. The derivatives are in
 //! `linalg_vjp`.
 
-use super::rows::{Shared, like, to_compute};
+use super::rows::{like, to_compute};
 use crate::backend::cpu::CpuCtx;
+use crate::backend::cpu::threads::Shared;
 use crate::codegen::dispatch::GpuKernel;
 use crate::graph::{Class, GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record, record_all};
 use crate::{DType, Device, Element, Error, Result, Shape, Tensor};
@@ -294,7 +295,7 @@ impl Linalg {
         let shared: Vec<Shared<T>> = found.iter_mut().map(|f| Shared::new(f)).collect();
         let one = |i: usize| {
             // SAFETY: each matrix of the batch is one task's.
-            let mut outs: Vec<&mut [T]> = shared.iter().zip(&sizes).map(|(s, &n)| unsafe { s.range(i * n, n) }).collect();
+            let mut outs: Vec<&mut [T]> = shared.iter().zip(&sizes).map(|(s, &n)| unsafe { s.slice(i * n, n) }).collect();
             let b = (self == Linalg::Solve).then(|| matrix(1, i));
             self.one(matrix(0, i), b, &mut outs).map_err(|what| {
                 let place = if batch > 1 { format!("matrix {i} of the batch") } else { "the matrix".into() };

@@ -6,8 +6,9 @@ use super::lstm::Sizes;
 use super::matmul_cpu::{Mat, Real, product};
 use crate::backend::cpu::CpuCtx;
 use crate::backend::cpu::micro::{self, Operands, Stride, TileShape};
-use crate::backend::cpu::scratch::{Shared, scratch};
+use crate::backend::cpu::scratch::scratch;
 use crate::backend::cpu::simd::multiversion;
+use crate::backend::cpu::threads::Shared;
 use crate::codegen::math;
 use std::ops::{Add, Mul, Sub};
 
@@ -177,9 +178,9 @@ pub(super) fn forward<T: Cell>(s: &Sizes, ctx: &CpuCtx) {
     if n * hidden == 0 {
         return;
     }
-    let h = Shared::new(ctx.output::<T>(0).as_mut_ptr());
-    let c = Shared::new(ctx.output::<T>(1).as_mut_ptr());
-    let gates = Shared::new(ctx.output::<T>(2).as_mut_ptr());
+    let h = Shared::new(ctx.output::<T>(0));
+    let c = Shared::new(ctx.output::<T>(1));
+    let gates = Shared::new(ctx.output::<T>(2));
     let (per, padded) = (block::<T>(n), columns::<T>(width).1);
     scratch(hidden * padded, |data: &mut [T]| {
         let packed = &Packed::new(w, hidden, width, 1, hidden, data);
@@ -194,13 +195,13 @@ pub(super) fn forward<T: Cell>(s: &Sizes, ctx: &CpuCtx) {
                     // SAFETY: a task's sequences are its own, and the step before is done.
                     let (hs, cs, gates, h1, c1) = unsafe {
                         let before = |all: &Shared<T>, given: &[T]| -> *const T {
-                            last.map_or(given[r0 * hidden..].as_ptr(), |t| all.pointer().add(first(t)).cast_const())
+                            last.map_or(given[r0 * hidden..].as_ptr(), |t| all.pointer(first(t), rows * hidden).cast_const())
                         };
                         let rows_of = |p: *const T| std::slice::from_raw_parts(p, rows * hidden);
                         (
-                            h.part(first(at), rows * hidden),
-                            c.part(first(at), rows * hidden),
-                            gates.part(4 * first(at), rows * width),
+                            h.slice(first(at), rows * hidden),
+                            c.slice(first(at), rows * hidden),
+                            gates.slice(4 * first(at), rows * width),
                             rows_of(before(&h, h0)),
                             rows_of(before(&c, c0)),
                         )
@@ -229,8 +230,8 @@ pub(super) fn backward<T: Cell>(s: &Sizes, ctx: &CpuCtx) {
     if n * hidden == 0 {
         return;
     }
-    let dz = Shared::new(ctx.output::<T>(0).as_mut_ptr());
-    let (dh0, dc0) = (Shared::new(ctx.output::<T>(1).as_mut_ptr()), Shared::new(ctx.output::<T>(2).as_mut_ptr()));
+    let dz = Shared::new(ctx.output::<T>(0));
+    let (dh0, dc0) = (Shared::new(ctx.output::<T>(1)), Shared::new(ctx.output::<T>(2)));
     let (per, padded) = (block::<T>(n), columns::<T>(hidden).1);
     scratch(width * padded, |data: &mut [T]| {
         let packed = &Packed::new(w, width, hidden, hidden, 1, data);
@@ -238,7 +239,7 @@ pub(super) fn backward<T: Cell>(s: &Sizes, ctx: &CpuCtx) {
             let (r0, r1) = (t * per, (t * per + per).min(n));
             let rows = r1 - r0;
             // SAFETY: a task's sequences are its own.
-            let (dh_first, carried) = unsafe { (dh0.part(r0 * hidden, rows * hidden), dc0.part(r0 * hidden, rows * hidden)) };
+            let (dh_first, carried) = unsafe { (dh0.slice(r0 * hidden, rows * hidden), dc0.slice(r0 * hidden, rows * hidden)) };
             carried.fill(T::ZERO);
             scratch(PITCH * width + rows * (padded + hidden), |all: &mut [T]| {
                 let (own, rest) = all.split_at_mut(PITCH * width);
@@ -249,7 +250,7 @@ pub(super) fn backward<T: Cell>(s: &Sizes, ctx: &CpuCtx) {
                     let first = |t: usize| (t * n + r0) * hidden;
                     let before = if i > 0 { &c[first(s.step(i - 1))..] } else { &c0[r0 * hidden..] };
                     // SAFETY: as above.
-                    let dz = unsafe { dz.part(4 * first(at), rows * width) };
+                    let dz = unsafe { dz.slice(4 * first(at), rows * width) };
                     for r in 0..rows {
                         let part = r * hidden..(r + 1) * hidden;
                         let here = first(at) + r * hidden..first(at) + (r + 1) * hidden;

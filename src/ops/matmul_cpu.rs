@@ -5,9 +5,9 @@
 
 use crate::backend::cpu::CpuCtx;
 use crate::backend::cpu::simd::multiversion;
+use crate::backend::cpu::threads::{each, each_chunk};
 use crate::layout::Layout;
 use crate::{DType, Result};
-use rayon::prelude::*;
 use smallvec::SmallVec;
 
 /// Multiply-adds below which a product stays on the calling thread.
@@ -105,7 +105,7 @@ pub(crate) unsafe fn product<T: Real>(m: usize, n: usize, k: usize, c: Mat<T>, a
     // The crate runs products with k of 1 or 2 on one thread: hand out blocks of rows here.
     if parallel && k <= 2 && m > 1 && m * n >= 1 << 18 {
         let rows = ((1usize << 16) / n).max(1);
-        (0..m.div_ceil(rows)).into_par_iter().for_each(|i| {
+        each(m.div_ceil(rows), 1, &|i| {
             let first = i * rows;
             let (c, a) = (c.offset(first as isize * c.rs), a.offset(first as isize * a.rs));
             // SAFETY: the caller's promise; blocks are disjoint.
@@ -185,18 +185,16 @@ fn matvec<T: Real>(m: usize, k: usize, a: Mat<T>, x: &[T], y: &mut [T]) {
             y.iter_mut().enumerate().for_each(|(i, y)| *y = whole(i));
         } else if m >= 8 {
             let rows = ((1usize << 15) / k).clamp(1, 256);
-            y.par_chunks_mut(rows).enumerate().for_each(|(c, y)| {
+            each_chunk(y, rows, 1, |c, y| {
                 y.iter_mut().enumerate().for_each(|(i, y)| *y = whole(c * rows + i));
             });
         } else {
             for (i, y) in y.iter_mut().enumerate() {
-                let blocks: Vec<T> = (0..k.div_ceil(BLOCK))
-                    .into_par_iter()
-                    .map(|b| {
-                        let (from, to) = (b * BLOCK, ((b + 1) * BLOCK).min(k));
-                        dot(row(i, from, to), &x[from..to])
-                    })
-                    .collect();
+                let mut blocks = vec![T::ZERO; k.div_ceil(BLOCK)];
+                each_chunk(&mut blocks, 1, 1, |b, sum| {
+                    let (from, to) = (b * BLOCK, ((b + 1) * BLOCK).min(k));
+                    sum[0] = dot(row(i, from, to), &x[from..to]);
+                });
                 *y = T::ZERO;
                 blocks.into_iter().for_each(|b| *y += b);
             }
@@ -219,7 +217,7 @@ fn matvec<T: Real>(m: usize, k: usize, a: Mat<T>, x: &[T], y: &mut [T]) {
         }
     };
     if parallel {
-        y.par_chunks_mut(1024).enumerate().for_each(|(c, y)| block(c * 1024, y));
+        each_chunk(y, 1024, 1, |c, y| block(c * 1024, y));
     } else {
         y.chunks_mut(1024).enumerate().for_each(|(c, y)| block(c * 1024, y));
     }
@@ -277,7 +275,7 @@ fn real<T: Real>(ctx: &CpuCtx) {
         c.chunks_mut(m * n).enumerate().for_each(|(i, c)| one(i, c, true));
     } else {
         let per_task = ((1usize << 17) / work).max(1);
-        c.par_chunks_mut(m * n).with_min_len(per_task).enumerate().for_each(|(i, c)| one(i, c, false));
+        each_chunk(c, m * n, per_task, |i, c| one(i, c, false));
     }
 }
 
@@ -335,7 +333,7 @@ fn integer<T: Int>(ctx: &CpuCtx) {
     if c.len() * k < 1 << 16 {
         c.chunks_mut(n).enumerate().for_each(row);
     } else {
-        c.par_chunks_mut(n).with_min_len(((1usize << 14) / (n * k).max(1)).max(1)).enumerate().for_each(row);
+        each_chunk(c, n, (1usize << 14) / (n * k).max(1), |i, c| row((i, c)));
     }
 }
 

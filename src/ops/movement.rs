@@ -2,9 +2,9 @@
 //! plainest dispatches.
 
 use crate::backend::cpu::CpuCtx;
+use crate::backend::cpu::threads::{self, each_chunk};
 use crate::codegen::dispatch::{Binding, Dispatch, GpuStep, Param, Slot, grid};
 use crate::{DType, Error, Result, Tensor};
-use rayon::prelude::*;
 use std::borrow::Cow;
 
 /// Work below this many elements stays on the calling thread.
@@ -152,17 +152,15 @@ pub(crate) fn par_rows<T: Send>(out: &mut [T], row: usize, f: impl Fn(usize, &mu
         return;
     }
     let rows = (PARALLEL / 2).div_ceil(row);
-    out.par_chunks_mut(rows * row).enumerate().for_each(|(c, chunk)| {
-        chunk.chunks_mut(row).enumerate().for_each(|(i, r)| f(c * rows + i, r));
-    });
+    each_chunk(out, rows * row, 1, |c, chunk| chunk.chunks_mut(row).enumerate().for_each(|(i, r)| f(c * rows + i, r)));
 }
 
 /// Calls `f` for each number below `n`, in parallel where the work (in elements) is worth it.
-pub(crate) fn par_each(n: usize, work: usize, f: impl Fn(usize) + Sync + Send) {
+pub(crate) fn par_each(n: usize, work: usize, f: impl Fn(usize) + Sync) {
     if work < PARALLEL || n < 2 {
         (0..n).for_each(f);
     } else {
-        (0..n).into_par_iter().for_each(f);
+        threads::each(n, 1, &f);
     }
 }
 
@@ -172,38 +170,7 @@ pub(crate) fn par_copy<T: Copy + Send + Sync>(out: &mut [T], from: &[T]) {
     if out.len() < 2 * CHUNK {
         out.copy_from_slice(from);
     } else {
-        out.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(o, f)| o.copy_from_slice(f));
-    }
-}
-
-/// Memory that several threads write at disjoint places.
-#[derive(Clone, Copy)]
-pub(crate) struct Shared<T>(*mut T, usize);
-// SAFETY: the users of `at` and `slice` keep their places disjoint.
-unsafe impl<T: Send> Send for Shared<T> {}
-unsafe impl<T: Send> Sync for Shared<T> {}
-
-impl<T> Shared<T> {
-    pub fn new(out: &mut [T]) -> Shared<T> {
-        Shared(out.as_mut_ptr(), out.len())
-    }
-
-    /// # Safety
-    /// No other thread touches element `i` meanwhile.
-    #[allow(clippy::mut_from_ref)]
-    #[inline(always)]
-    pub unsafe fn at(&self, i: usize) -> &mut T {
-        debug_assert!(i < self.1);
-        unsafe { &mut *self.0.add(i) }
-    }
-
-    /// # Safety
-    /// No other thread touches these elements meanwhile.
-    #[allow(clippy::mut_from_ref)]
-    #[inline(always)]
-    pub unsafe fn slice(&self, start: usize, len: usize) -> &mut [T] {
-        debug_assert!(start + len <= self.1);
-        unsafe { std::slice::from_raw_parts_mut(self.0.add(start), len) }
+        each_chunk(out, CHUNK, 1, |i, o| o.copy_from_slice(&from[i * CHUNK..][..o.len()]));
     }
 }
 

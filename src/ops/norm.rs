@@ -1,10 +1,11 @@
 //! Layer, RMS and group norm: one fused kernel over rows, and its fused backward. (Batch norm is in `batch_norm`.)
 
 use super::batch_norm::{Channels, channel_kernels};
-use super::rows::{LANES, Real, Shared, bind, for_tasks, gpu_lanes, like, sum_of, to_compute, tree, variant};
+use super::rows::{LANES, Real, bind, for_tasks, gpu_lanes, like, sum_of, to_compute, tree, variant};
 use crate::autograd::vjp_by_decomposition;
 use crate::backend::cpu::CpuCtx;
 use crate::backend::cpu::simd::multiversion;
+use crate::backend::cpu::threads::Shared;
 use crate::codegen::dispatch::{Dispatch, GpuKernel, GpuStep, Param, Slot, grid};
 use crate::graph::{Along, Cut, GpuCtx, Key, Meta, Op, Outputs, Saves, Span, Vjp, record, record_all};
 use crate::{DType, Error, Result, Scalar, Shape, Tensor};
@@ -221,7 +222,7 @@ impl Norm {
             let (first, len) = (t * group, group.min(rows - t * group));
             // SAFETY: each row is one task's.
             let (y, mean, rstd) = unsafe {
-                (y.range(first * n, len * n), mean.as_ref().map_or(&mut [][..], |m| m.range(first, len)), rstd.range(first, len))
+                (y.slice(first * n, len * n), mean.as_ref().map_or(&mut [][..], |m| m.slice(first, len)), rstd.slice(first, len))
             };
             norm_rows(&x[first * n..][..len * n], y, mean, rstd, self, first, weight, bias, eps);
         });
@@ -395,7 +396,7 @@ impl NormBackward {
             let (first, len) = (t * group, group.min(rows - t * group));
             let range = first * n..(first + len) * n;
             // SAFETY: each row and each part is one task's.
-            let (dx, part) = unsafe { (dx.as_ref().map_or(&mut [][..], |d| d.range(first * n, len * n)), shared.range(t * sums, sums)) };
+            let (dx, part) = unsafe { (dx.as_ref().map_or(&mut [][..], |d| d.slice(first * n, len * n)), shared.slice(t * sums, sums)) };
             let (dw, db) = part.split_at_mut(sums / 2);
             let means = mean.map_or(&[][..], |m| &m[first..first + len]);
             backward_rows(&dy[range.clone()], &x[range], dx, dw, db, norm, first, means, &rstd[first..first + len], weight);

@@ -1,16 +1,17 @@
 //! Pooling on the CPU: a task computes rows of the output.
 
+use super::conv_cpu::inside;
 use super::matmul_cpu::Real;
 use super::pool::{Geometry, Kind, Pool};
 use crate::backend::cpu::CpuCtx;
 use crate::backend::cpu::simd::multiversion;
-use rayon::prelude::*;
+use crate::backend::cpu::threads::{Shared, each_chunk};
 
 /// Elements read below which everything stays on the calling thread, and that a task should read at least.
 const TASK: usize = 1 << 14;
 
 /// Calls `f(row, values of the row)` for all rows, on all threads where it is worth it; `cost` is what one row reads.
-fn rows<T: Send>(out: &mut [T], width: usize, cost: usize, f: impl Fn(usize, &mut [T]) + Send + Sync) {
+fn rows<T: Send>(out: &mut [T], width: usize, cost: usize, f: impl Fn(usize, &mut [T]) + Sync) {
     if width == 0 {
         return;
     }
@@ -18,7 +19,7 @@ fn rows<T: Send>(out: &mut [T], width: usize, cost: usize, f: impl Fn(usize, &mu
     if out.len() / width <= 2 * per_task {
         out.chunks_mut(width).enumerate().for_each(|(r, row)| f(r, row));
     } else {
-        out.par_chunks_mut(width).with_min_len(per_task).enumerate().for_each(|(r, row)| f(r, row));
+        each_chunk(out, width, per_task, f);
     }
 }
 
@@ -61,7 +62,9 @@ fn max<T: Real>(w: &Geometry, x: &[T], y: &mut [T], at: &mut [i32]) {
     if y.len() / ow <= 2 * rows {
         block(0, y, at);
     } else {
-        y.par_chunks_mut(ow * rows).zip(at.par_chunks_mut(ow * rows)).enumerate().for_each(|(t, (y, at))| block(t * rows, y, at));
+        let at = Shared::new(at);
+        // SAFETY: blocks of rows do not overlap.
+        each_chunk(y, ow * rows, 1, |t, y| block(t * rows, y, unsafe { at.slice(t * ow * rows, y.len()) }));
     }
 }
 
@@ -90,8 +93,7 @@ multiversion! {
                 for v in 0..w.kernel[1] {
                     // The outputs whose tap lies in the line.
                     let (tap, step) = (v * w.dilation[1], w.stride[1]);
-                    let first = w.padding[1].saturating_sub(tap).div_ceil(step).min(ow);
-                    let last = if width + w.padding[1] > tap { ((width + w.padding[1] - tap - 1) / step + 1).min(ow) } else { 0 };
+                    let (first, last) = inside(width, ow, step, tap, w.padding[1]);
                     if first >= last {
                         continue;
                     }

@@ -1,8 +1,8 @@
 //! What the row kernels (softmax, norms, cross-entropy, attention) share on the CPU: the float trait, lane-wise sums, threads.
 
+use crate::backend::cpu::threads::each;
 use crate::codegen::dispatch::{Binding, Slot};
 use crate::{DType, Error, Result, Tensor};
-use rayon::prelude::*;
 use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub};
 
 /// Below this many elements a kernel stays on one thread.
@@ -162,42 +162,11 @@ pub(crate) fn largest<T: Real>(x: &[T]) -> T {
 }
 
 /// Runs `f` for 0..tasks, on all threads if the whole has at least [`SERIAL`] elements.
-pub(crate) fn for_tasks(tasks: usize, work: usize, f: impl Fn(usize) + Sync + Send) {
+pub(crate) fn for_tasks(tasks: usize, work: usize, f: impl Fn(usize) + Sync) {
     if work < SERIAL || tasks < 2 {
         (0..tasks).for_each(f);
     } else {
-        (0..tasks).into_par_iter().for_each(f);
-    }
-}
-
-/// Memory that several threads write at disjoint places.
-pub(crate) struct Shared<T>(*mut T, usize);
-
-// SAFETY: the users write disjoint ranges.
-unsafe impl<T: Send> Send for Shared<T> {}
-unsafe impl<T: Send> Sync for Shared<T> {}
-
-impl<T> Shared<T> {
-    pub fn new(s: &mut [T]) -> Shared<T> {
-        Shared(s.as_mut_ptr(), s.len())
-    }
-
-    /// Where element `at` lies; `len` elements from there on are in bounds.
-    pub fn pointer(&self, at: usize, len: usize) -> *mut T {
-        assert!(len == 0 || at + len <= self.1);
-        self.0.wrapping_add(at)
-    }
-
-    /// The elements from `at` on.
-    ///
-    /// # Safety
-    /// No other live slice overlaps it.
-    #[inline(always)]
-    #[allow(clippy::mut_from_ref)]
-    pub unsafe fn range(&self, at: usize, len: usize) -> &mut [T] {
-        assert!(at + len <= self.1);
-        // SAFETY: in bounds; disjoint by contract.
-        unsafe { std::slice::from_raw_parts_mut(self.0.add(at), len) }
+        each(tasks, 1, &f);
     }
 }
 
@@ -281,6 +250,7 @@ pub(crate) mod testing {
 
     use crate::backend::cpu::CpuCtx;
     use crate::backend::cpu::memory::CpuBuffer;
+    use crate::backend::cpu::threads::each;
     use crate::codegen::dispatch::{Caps, GpuKernel, GpuStep};
     use crate::graph::{GpuCtx, Meta, Op};
     use crate::{DType, Result};

@@ -3,9 +3,10 @@
 //! On the GPU a line along the axis belongs to one invocation where there are many lines; else to workgroups, in chunks: totals of the
 //! chunks, their running combination, then each chunk again with what came before it.
 
-use super::movement::{Lines, Shared, by_number, computed, par_each, reads, writes};
+use super::movement::{Lines, by_number, computed, par_each, reads, writes};
 use super::scatter::{Mode, Scatter, scatter};
 use crate::backend::cpu::CpuCtx;
+use crate::backend::cpu::threads::Shared;
 use crate::codegen::dispatch::{Dispatch, GpuKernel, GpuStep, Slot, grid};
 use crate::codegen::wgsl::preprocess;
 use crate::graph::{Cut, GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record, record_all};

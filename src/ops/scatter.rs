@@ -6,9 +6,10 @@
 use super::gather::Gather;
 use super::index_select::IndexSelect;
 use super::movement::{
-    Add, Lines, Shared, by_number, by_size, computed, copy_input, each, index_i32, moved, output_from_input, par_each, reads, writes,
+    Add, Lines, by_number, by_size, computed, copy_input, each, index_i32, moved, output_from_input, par_each, reads, writes,
 };
 use crate::backend::cpu::CpuCtx;
+use crate::backend::cpu::threads::Shared;
 use crate::codegen::dispatch::{GpuKernel, GpuStep, Param, Slot};
 use crate::codegen::wgsl::preprocess;
 use crate::graph::{Along, Cut, GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record};

@@ -1,8 +1,9 @@
 //! Places in sorted rows, by binary search.
 
-use super::movement::{Shared, computed, each, par_each, reads, writes};
+use super::movement::{computed, each, par_each, reads, writes};
 use super::sort::{Ordered, order_define};
 use crate::backend::cpu::CpuCtx;
+use crate::backend::cpu::threads::Shared;
 use crate::codegen::dispatch::{GpuKernel, Slot};
 use crate::codegen::wgsl::preprocess;
 use crate::graph::{Along, Cut, GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record};

@@ -1,8 +1,9 @@
 //! A tensor with a block of it replaced.
 
-use super::movement::{Shared, by_size};
+use super::movement::by_size;
 use super::movement::{copy_input, each, moved, moved_in_runs, output_from_input, par_each, reads, words, writes};
 use crate::backend::cpu::CpuCtx;
+use crate::backend::cpu::threads::Shared;
 use crate::codegen::dispatch::{GpuKernel, Param, Slot};
 use crate::graph::{Along, Cut, GpuCtx, Meta, Op, Outputs, Saves, Vjp, record};
 use crate::layout::row_major;

@@ -1,9 +1,10 @@
 //! Softmax and log-softmax along one axis, forward and backward, each one kernel that reads any position of the axis.
 
-use super::rows::{Around, COLUMNS, Real, Shared, gpu_lanes, largest, sum_of, sum_of2, to_compute, variant, walk};
+use super::rows::{Around, COLUMNS, Real, gpu_lanes, largest, sum_of, sum_of2, to_compute, variant, walk};
 use crate::autograd::vjp_by_decomposition;
 use crate::backend::cpu::CpuCtx;
 use crate::backend::cpu::simd::multiversion;
+use crate::backend::cpu::threads::Shared;
 use crate::codegen::dispatch::{Binding, Dispatch, GpuKernel, GpuStep, Slot, grid};
 use crate::graph::{Cut, GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record};
 use crate::{DType, Error, Result, Tensor, shape};
@@ -93,7 +94,7 @@ impl Softmax {
         let a = Around::of(ctx.shape(0), self.axis);
         let (x, y) = (ctx.input::<T>(0), &Shared::new(ctx.output::<T>(0)));
         // SAFETY: each row, or block of columns, is one task's.
-        let rows = |at: usize, rows: usize| forward_rows(&x[at..at + rows * a.n], unsafe { y.range(at, rows * a.n) }, a.n, self.log);
+        let rows = |at: usize, rows: usize| forward_rows(&x[at..at + rows * a.n], unsafe { y.slice(at, rows * a.n) }, a.n, self.log);
         walk(a, rows, |at, columns| forward_block(x, y, a, at, columns, self.log));
     }
 
@@ -103,7 +104,7 @@ impl Softmax {
         let rows = |at: usize, rows: usize| {
             let range = at..at + rows * a.n;
             // SAFETY: each row, or block of columns, is one task's.
-            backward_rows(&y[range.clone()], &dy[range], unsafe { dx.range(at, rows * a.n) }, a.n, self.log)
+            backward_rows(&y[range.clone()], &dy[range], unsafe { dx.slice(at, rows * a.n) }, a.n, self.log)
         };
         walk(a, rows, |at, columns| backward_block(y, dy, dx, a, at, columns, self.log));
     }
@@ -131,7 +132,7 @@ multiversion! {
         let (m, s) = (&mut m[..columns], &mut s[..columns]);
         let x = |k: usize| &x[at + k * a.inner..][..columns];
         // SAFETY: the block is this call's, which holds one slice of it at a time.
-        let y = |k: usize| unsafe { y.range(at + k * a.inner, columns) };
+        let y = |k: usize| unsafe { y.slice(at + k * a.inner, columns) };
         for k in 0..a.n {
             m.iter_mut().zip(x(k)).for_each(|(m, &v)| *m = m.or_larger(v));
         }
@@ -180,7 +181,7 @@ multiversion! {
         }
         for k in 0..a.n {
             // SAFETY: the block is this call's.
-            let dx = unsafe { dx.range(at + k * a.inner, columns) };
+            let dx = unsafe { dx.slice(at + k * a.inner, columns) };
             let rows = dx.iter_mut().zip(y(k)).zip(dy(k)).zip(s.iter());
             rows.for_each(|(((dx, &y), &dy), &s)| *dx = gradient(y, dy, s, log));
         }

@@ -3,9 +3,10 @@
 //! Keys become unsigned integers in the same order, paired with their position. On the GPU blocks of 1024 are sorted in workgroup memory
 //! and merged in rounds, each element finding its place by a binary search in the other run.
 
-use super::movement::{Shared, by_size, computed, each, par_each, reads, writes};
+use super::movement::{by_size, computed, each, par_each, reads, writes};
 use super::scatter::{Mode, Scatter, scatter};
 use crate::backend::cpu::CpuCtx;
+use crate::backend::cpu::threads::Shared;
 use crate::codegen::dispatch::{Dispatch, GpuKernel, GpuStep, Slot, grid};
 use crate::codegen::wgsl::preprocess;
 use crate::graph::{Cut, GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record_all};

@@ -1,10 +1,10 @@
 //! Pointwise kernels: a fused program over all cores, one pass over memory.
 
 use super::memory::CpuBuffer;
+use super::threads::each;
 use super::tile::{Code, Compiled, LARGE, SMALL, Tile, with_compiled, with_state};
 use crate::codegen::kernel::{Epilogue, Fused, Operand, collapse};
 use crate::{Scalar, Shape};
-use rayon::prelude::*;
 use smallvec::SmallVec;
 
 /// Instructions × elements from which on waking other threads (about 13 µs) pays.
@@ -146,7 +146,7 @@ fn drive(c: &Compiled, code: &Code, tiles: usize, n: usize, at: impl Fn(usize) -
         return block(0..tiles);
     }
     let len = (tiles / (4 * rayon::current_num_threads())).clamp(4, SQUARE * SQUARE);
-    (0..tiles.div_ceil(len)).into_par_iter().for_each(|b| block(b * len..tiles.min((b + 1) * len)));
+    each(tiles.div_ceil(len), 1, &|b| block(b * len..tiles.min((b + 1) * len)));
 }
 
 #[cfg(test)]

@@ -8,12 +8,12 @@
 use super::fold::{CHUNK, Kernel, kernel};
 use super::fused::{bases, pointwise, transposed};
 use super::memory::CpuBuffer;
+use super::threads::each;
 use super::tile::{Code, Compiled, LARGE, State, Tile, with_compiled, with_state};
 use crate::codegen::kernel::{FusedReduce, Operand, ReduceKind, collapse};
 use crate::codegen::program::{Instr, Program};
 use crate::layout::row_major;
 use crate::{Scalar, Shape};
-use rayon::prelude::*;
 use smallvec::{SmallVec, smallvec};
 use std::ops::Range;
 
@@ -202,14 +202,14 @@ pub(crate) fn reduce(k: &FusedReduce, buffers: &[&CpuBuffer], scalars: &[Scalar]
         if parts == 1 || n * (c.instructions() + 1) < PARALLEL {
             (0..parts).for_each(run);
         } else {
-            (0..parts).into_par_iter().for_each(run);
+            each(parts, 1, &run);
         }
         if reduced.parts > 1 {
             let gather = |from: usize| unsafe { job.gather(from, COLUMNS.min(outputs - from)) };
             if outputs * reduced.parts < PARALLEL {
                 (0..outputs).step_by(COLUMNS).for_each(gather);
             } else {
-                (0..outputs.div_ceil(COLUMNS)).into_par_iter().for_each(|b| gather(b * COLUMNS));
+                each(outputs.div_ceil(COLUMNS), 1, &|b| gather(b * COLUMNS));
             }
         }
     });

@@ -1,4 +1,4 @@
-//! Memory that kernels need for themselves, and results that tasks share.
+//! Memory that kernels need for themselves.
 
 use std::cell::RefCell;
 
@@ -21,29 +21,4 @@ pub(crate) fn scratch<T: bytemuck::Pod, R>(len: usize, f: impl FnOnce(&mut [T]) 
     let result = f(&mut bytemuck::cast_slice_mut(&mut words[start..])[..len]);
     SCRATCH.with_borrow_mut(|s| s.push(words));
     result
-}
-
-/// A pointer that tasks share, each writing its own part.
-#[derive(Clone, Copy)]
-pub(crate) struct Shared<T>(*mut T);
-// SAFETY: as the methods say.
-unsafe impl<T> Send for Shared<T> {}
-unsafe impl<T> Sync for Shared<T> {}
-
-impl<T: Copy> Shared<T> {
-    pub(crate) fn new(first: *mut T) -> Shared<T> {
-        Shared(first)
-    }
-
-    /// The first element.
-    pub(crate) fn pointer(self) -> *mut T {
-        self.0
-    }
-
-    /// # Safety
-    /// The range is inside the buffer, and no other task touches it meanwhile.
-    #[allow(clippy::mut_from_ref)]
-    pub(crate) unsafe fn part(&self, start: usize, len: usize) -> &mut [T] {
-        unsafe { std::slice::from_raw_parts_mut(self.0.add(start), len) }
-    }
 }

@@ -3,6 +3,7 @@
 //! Not rayon's global pool: one of its workers, waiting in the middle of a kernel, may pick up a job of the user's, and where that job
 //! evaluates a tensor it would wait for the very flush that it holds up.
 
+use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::cell::Cell;
 use std::sync::OnceLock;
@@ -47,4 +48,60 @@ pub(crate) fn kernels<R: Send>(wide: bool, f: impl FnOnce() -> R + Send) -> R {
         Ok(result) => result,
         Err(panic) => std::panic::resume_unwind(panic),
     })
+}
+
+/// Calls `f` for each number below `n` on all threads; a thread takes at least `min` of them at a time. Not generic: what rayon makes of a loop is
+/// compiled once, and not for each of some hundred kernels.
+pub(crate) fn each(n: usize, min: usize, f: &(dyn Fn(usize) + Sync)) {
+    (0..n).into_par_iter().with_min_len(min.max(1)).for_each(f);
+}
+
+/// Calls `f(number, chunk)` for each chunk of `len` elements (the last may be shorter) on all threads; a thread takes at least `min` of them at a time.
+pub(crate) fn each_chunk<T: Send>(out: &mut [T], len: usize, min: usize, f: impl Fn(usize, &mut [T]) + Sync) {
+    let (n, all) = (out.len(), Shared::new(out));
+    // SAFETY: chunks do not overlap.
+    each(n.div_ceil(len), min, &|i| f(i, unsafe { all.slice(i * len, len.min(n - i * len)) }));
+}
+
+/// Memory that several threads write at disjoint places.
+#[derive(Clone, Copy)]
+pub(crate) struct Shared<T>(*mut T, usize);
+
+// SAFETY: the users of `at` and `slice` keep their places disjoint.
+unsafe impl<T: Send> Send for Shared<T> {}
+unsafe impl<T: Send> Sync for Shared<T> {}
+
+impl<T> Shared<T> {
+    pub fn new(all: &mut [T]) -> Shared<T> {
+        Shared(all.as_mut_ptr(), all.len())
+    }
+
+    /// Where element `at` lies; `len` elements from there on are in bounds.
+    pub fn pointer(&self, at: usize, len: usize) -> *mut T {
+        assert!(len == 0 || at + len <= self.1);
+        self.0.wrapping_add(at)
+    }
+
+    /// One element.
+    ///
+    /// # Safety
+    /// It is in bounds, and no other thread touches it meanwhile.
+    #[allow(clippy::mut_from_ref)]
+    #[inline(always)]
+    pub unsafe fn at(&self, i: usize) -> &mut T {
+        debug_assert!(i < self.1);
+        unsafe { &mut *self.0.add(i) }
+    }
+
+    /// `len` elements from `start` on.
+    ///
+    /// # Safety
+    /// No other thread touches them meanwhile.
+    #[inline(always)]
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn slice(&self, start: usize, len: usize) -> &mut [T] {
+        assert!(start + len <= self.1);
+        // SAFETY: in bounds; disjoint by contract.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(start), len) }
+    }
 }
