@@ -64,13 +64,14 @@ multiversion! {
                     total[l] += s[l];
                 }
             }
+            let factor: [f32; LANES] = std::array::from_fn(|l| exp(old[l] - from[l]));
+            changed |= factor != [1.0; LANES];
+            let sum = &mut sum[at..at + LANES];
             for l in 0..LANES {
-                let factor = exp(old[l] - from[l]);
-                changed |= factor != 1.0;
-                scale[at + l] = factor;
-                sum[at + l] = sum[at + l] * factor + total[l];
-                max[at + l] = new[l];
+                sum[l] = sum[l] * factor[l] + total[l];
             }
+            scale[at..at + LANES].copy_from_slice(&factor);
+            max[at..at + LANES].copy_from_slice(&new);
         }
         changed
     }
@@ -94,7 +95,8 @@ pub(super) fn forward(tile: TileShape, d: &Dims, [q, k, v]: [(&[f32], &Layout); 
     let parts = tiles.div_ceil(per_part);
     let rows = tile.rows;
     let panels = d.keys.div_ceil(rows);
-    let per_block = KEYS / rows;
+    // Even blocks, so that none is a sliver.
+    let per_block = panels.div_ceil(panels.div_ceil(KEYS / rows));
     let value_rows = d.value_width.div_ceil(d.value_width.div_ceil(rows));
     let panel = d.width * PITCH;
     for_tasks(heads * parts, heads * d.queries * d.keys * 8, |t| {
