@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::models::{Gpt, GptSize, Llama, cnn, mlp, resnet18};
+use common::models::{Gpt, GptSize, Llama, Recurrent, cnn, mlp, resnet18};
 use common::{Bench, Work, finish};
 use fornax::nn::{Forward, cross_entropy};
 use fornax::optim::{AdamW, Optimizer};
@@ -40,6 +40,9 @@ fn training(b: &mut Bench) -> Result<()> {
     b.row("train_gpt_nano", "L4 d256 h4 T128 V512 b8", work(products + attention, 1024.0), |b| {
         let size = GptSize { layers: 4, width: 256, heads: 4, length: 128, vocabulary: 512 };
         Ok(train(Gpt::new(size, b.device)?, b.ids([8, 128], 512)?, b.ids([1024], 512)?))
+    })?;
+    b.row("train_lstm", "in128 h128 T64 b32", work(6.0 * 32.0 * 64.0 * 256.0 * 512.0, 2048.0), |b| {
+        Ok(train(Recurrent::new(128, 128, b.device)?, b.normal([32, 64, 128])?, b.ids([32], 10)?))
     })
 }
 

@@ -23,6 +23,26 @@ pub fn resnet18(d: Device) -> Result<ResNet> {
     ResNet::try_new(ResNetConfig::resnet18().small_stem(true).num_classes(10), d)
 }
 
+/// An LSTM over [B, T, features] whose last output is classified.
+#[derive(Module)]
+pub struct Recurrent {
+    lstm: nn::LSTM,
+    head: Linear,
+}
+
+impl Recurrent {
+    /// With ten classes.
+    pub fn new(inputs: usize, hidden: usize, d: Device) -> Result<Recurrent> {
+        Ok(Recurrent { lstm: nn::LSTM::try_new(inputs, hidden, d)?.batch_first(), head: Linear::try_new(hidden, 10, d)? })
+    }
+}
+
+impl Forward for Recurrent {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.head.forward(&self.lstm.forward(x, None)?.0.try_select(1, -1)?)
+    }
+}
+
 /// The sizes of a [`Gpt`].
 #[derive(Clone, Copy)]
 pub struct GptSize {

@@ -8,7 +8,7 @@ use crate::backend::Storage;
 use crate::layout::Layout;
 use crate::{Device, Result};
 use smallvec::SmallVec;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -85,7 +85,7 @@ impl Claim {
     /// Collects the pending ancestors of the roots, in the order of recording. Host steps are taken in without their ancestors: the caller
     /// runs them first.
     pub fn collect(roots: &[Tensor], owned: bool) -> Result<Claim> {
-        let start = || roots.iter().filter(|t| !t.node.is_ready()).map(|t| t.node.clone()).collect::<Vec<_>>();
+        let start = || roots.iter().filter(|t| !t.node.is_ready()).map(|t| t.node.clone()).collect::<SmallVec<[_; 8]>>();
         let (claim, epoch) = Claim::from_nodes(start())?;
         if owned {
             let readers = claim.readers(epoch);
@@ -97,9 +97,9 @@ impl Claim {
         Ok(claim)
     }
 
-    fn from_nodes(mut stack: Vec<Arc<Node>>) -> Result<(Claim, u64)> {
+    fn from_nodes(mut stack: SmallVec<[Arc<Node>; 8]>) -> Result<(Claim, u64)> {
         let epoch = (EPOCH.fetch_add(1, Ordering::Relaxed) as u64 + 1) << 32;
-        let mut nodes: Vec<(u64, Arc<Node>)> = Vec::new();
+        let mut nodes: SmallVec<[(u64, Arc<Node>); 8]> = SmallVec::new();
         while let Some(node) = stack.pop() {
             if node.mark.swap(epoch | VISITED, Ordering::Relaxed) == epoch | VISITED {
                 continue;
@@ -123,7 +123,7 @@ impl Claim {
             }
             nodes.push((node.seq, node));
         }
-        nodes.sort_by_key(|n| n.0);
+        nodes.sort_unstable_by_key(|n| n.0);
         let mut claim = Claim::default();
         claim.device = nodes.first().map(|n| n.1.device);
         claim.entries.reserve(nodes.len());
@@ -255,7 +255,7 @@ impl Claim {
         }
         // A live handle stays a recipe where that is cheap (pointwise) and its inputs survive; otherwise it is kept. What an unspent
         // gradient graph would have to compute again at a cost is kept too.
-        let external: Vec<bool> = self.entries.iter().map(|e| Arc::strong_count(&e.node) > 1 + e.edges).collect();
+        let external: SmallVec<[bool; 32]> = self.entries.iter().map(|e| Arc::strong_count(&e.node) > 1 + e.edges).collect();
         for i in 0..self.entries.len() {
             let e = &self.entries[i];
             let mut keep = e.keep;
@@ -287,8 +287,8 @@ impl Claim {
 
     /// A leaf is donated when every handle on it belongs to a claimed node that lets go of its inputs, and every view of its memory is too.
     fn donations(&mut self, external: &[bool]) {
-        let mut alive: Vec<bool> = external.to_vec();
-        let mut held = vec![false; self.leaves.len()];
+        let mut alive: SmallVec<[bool; 32]> = SmallVec::from_slice(external);
+        let mut held: SmallVec<[bool; 32]> = SmallVec::from_elem(false, self.leaves.len());
         for i in (0..self.entries.len()).rev() {
             let e = &self.entries[i];
             if e.taped || (alive[i] && !e.keep) {
@@ -300,20 +300,24 @@ impl Claim {
                 }
             }
         }
-        let mut memory: HashMap<*const Storage, (usize, bool)> = HashMap::new();
+        // The memory behind the leaves: for each time that it occurs, whether that leaf lets go of it.
+        let mut memory: SmallVec<[(*const Storage, bool); 16]> = SmallVec::new();
         for (l, held) in self.leaves.iter().zip(&held) {
             let free = !held && Arc::strong_count(&l.node) == 1 + l.edges;
-            for v in l.values.iter().flatten() {
-                // Two references a leaf: the node's and ours.
-                let m = memory.entry(Arc::as_ptr(v)).or_insert((Arc::strong_count(v), true));
-                m.0 = m.0.saturating_sub(2);
-                m.1 &= free;
-            }
+            memory.extend(l.values.iter().flatten().map(|v| (Arc::as_ptr(v), free)));
         }
+        memory.sort_unstable();
+        let all_let_go = |v: &Arc<Storage>| {
+            let p = Arc::as_ptr(v);
+            let first = memory.partition_point(|m| m.0 < p);
+            let here = memory[first..].iter().take_while(|m| m.0 == p);
+            // Two references a leaf: the node's and ours.
+            here.clone().all(|m| m.1) && Arc::strong_count(v) <= 2 * here.count()
+        };
         for l in &mut self.leaves {
             // Not a part of larger memory: what takes the buffer over lies at its start.
             let whole = l.offsets.iter().all(|&o| o == 0);
-            l.donated = whole && l.values.iter().flatten().all(|v| memory[&Arc::as_ptr(v)] == (0, true) && v.is_writable());
+            l.donated = whole && l.values.iter().flatten().all(|v| v.is_writable() && all_let_go(v));
         }
     }
 

@@ -10,6 +10,7 @@ use crate::codegen::dispatch::Caps;
 use crate::device::Kind as DeviceKind;
 use crate::stats::{COUNTERS, count};
 use crate::{Device, Error, Result};
+use smallvec::SmallVec;
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
@@ -108,7 +109,7 @@ pub(crate) fn flush_owned(roots: &[Tensor]) -> Result<()> {
 }
 
 fn flush_with(roots: &[Tensor], owned: bool) -> Result<()> {
-    let mut devices: Vec<Device> = Vec::new();
+    let mut devices: SmallVec<[Device; 2]> = SmallVec::new();
     for t in roots.iter().filter(|t| !t.node.is_ready()) {
         if !devices.contains(&t.node.device) {
             devices.push(t.node.device);

@@ -306,6 +306,11 @@ impl Drop for Node {
 
 /// Drops tensors without recursion.
 pub(crate) fn release(tensors: impl IntoIterator<Item = Tensor>) {
+    // What others hold is let go of at once: no node goes with it.
+    let tensors: SmallVec<[Tensor; 4]> = tensors.into_iter().filter(|t| Arc::strong_count(&t.node) == 1).collect();
+    if tensors.is_empty() {
+        return;
+    }
     let nested = DROPPING.try_with(|d| d.borrow_mut().as_mut().is_some());
     match nested {
         Ok(true) => DROPPING.with(|d| {
@@ -321,6 +326,6 @@ pub(crate) fn release(tensors: impl IntoIterator<Item = Tensor>) {
             DROPPING.with(|d| *d.borrow_mut() = None);
         }
         // The thread is ending and its list is gone.
-        Err(_) => drop(tensors.into_iter().collect::<Vec<_>>()),
+        Err(_) => drop(tensors),
     }
 }

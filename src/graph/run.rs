@@ -68,8 +68,11 @@ fn scalars(claim: &Claim, list: &[ScalarRef]) -> SmallVec<[Scalar; 16]> {
     list.iter().map(|s| claim.entries[s.entry].op.scalars()[s.index]).collect()
 }
 
-fn run_cpu(plan: &Plan, claim: &Claim) -> Result<Vec<Option<Arc<Storage>>>> {
-    let mut values: Vec<Option<Arc<Storage>>> = Vec::with_capacity(plan.buffers.len());
+/// The memory of a plan's buffers.
+type Values = SmallVec<[Option<Arc<Storage>>; 8]>;
+
+fn run_cpu(plan: &Plan, claim: &Claim) -> Result<Values> {
+    let mut values: Values = Values::with_capacity(plan.buffers.len());
     let arena = if plan.arena > 0 { Some(CpuBuffer::new(plan.arena)?) } else { None };
     let mut allocated = plan.arena as u64;
     for source in &plan.buffers {
@@ -83,7 +86,7 @@ fn run_cpu(plan: &Plan, claim: &Claim) -> Result<Vec<Option<Arc<Storage>>>> {
         });
     }
     count(&COUNTERS.bytes_allocated, allocated);
-    let mut windows: Vec<CpuBuffer> = Vec::with_capacity(values.len());
+    let mut windows: SmallVec<[CpuBuffer; 8]> = SmallVec::with_capacity(values.len());
     for (v, source) in values.iter().zip(&plan.buffers) {
         let (buffer, offset) = match (v.as_deref(), *source) {
             (None, Source::Arena(start)) => (arena.as_ref().ok_or_else(|| missing("the arena"))?, start),
@@ -96,10 +99,11 @@ fn run_cpu(plan: &Plan, claim: &Claim) -> Result<Vec<Option<Arc<Storage>>>> {
         // SAFETY: `values` and `arena` outlive the windows.
         windows.push(unsafe { buffer.window(offset) });
     }
-    let buffers: Vec<&CpuBuffer> = windows.iter().collect();
+    let buffers: SmallVec<[&CpuBuffer; 8]> = windows.iter().collect();
     let profile = cpu::profile::table();
     cpu::threads::kernels(plan.wide, || steps_on_cpu(plan, claim, &buffers, profile))?;
     count(&COUNTERS.dispatches, plan.steps.len() as u64);
+    drop(buffers);
     drop(windows);
     Ok(values)
 }
@@ -168,7 +172,7 @@ fn measure(work: &Work, claim: &Claim) -> (&'static str, u64, u64) {
 }
 
 #[cfg(feature = "wgpu")]
-fn run_gpu(plan: &Plan, claim: &Claim, n: usize) -> Result<Vec<Option<Arc<Storage>>>> {
+fn run_gpu(plan: &Plan, claim: &Claim, n: usize) -> Result<Values> {
     use crate::backend::gpu::{self, GpuBuffer};
     use crate::codegen::dispatch::Param;
     let gpu = gpu::open(n, true)?;
@@ -179,7 +183,7 @@ fn run_gpu(plan: &Plan, claim: &Claim, n: usize) -> Result<Vec<Option<Arc<Storag
         plan.compiled.set(compiled).unwrap_or_else(drop);
     }
     let Some(compiled) = plan.compiled.get() else { return Err(missing("the compiled plan")) };
-    let mut values: Vec<Option<Arc<Storage>>> = Vec::with_capacity(plan.buffers.len());
+    let mut values: Values = Values::with_capacity(plan.buffers.len());
     let mut offsets: Vec<u64> = Vec::with_capacity(plan.buffers.len());
     let mut allocated = 0;
     for source in &plan.buffers {

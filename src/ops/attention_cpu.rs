@@ -1,10 +1,11 @@
 //! Attention on the CPU: blocks of queries against blocks of keys, whose scores live in cache only.
 
 use super::attention::{Dims, Extra, Sdpa, SdpaBackward};
+use super::attention_tiles;
 use super::rows::{Real, for_tasks, largest, sum_of, sum_of2};
-use crate::backend::cpu::CpuCtx;
 use crate::backend::cpu::simd::multiversion;
 use crate::backend::cpu::threads::Shared;
+use crate::backend::cpu::{CpuCtx, micro};
 use crate::layout::Layout;
 use crate::{DType, Result};
 
@@ -222,11 +223,24 @@ fn dims(ctx: &CpuCtx) -> Dims {
 
 pub(super) fn forward(op: &Sdpa, ctx: &CpuCtx) -> Result<()> {
     match ctx.dtype(0) {
+        DType::F32 if tiled(op, ctx) => {}
         DType::F32 => forward_as::<f32>(op, ctx),
         DType::F64 => forward_as::<f64>(op, ctx),
         _ => return ctx.unsupported(),
     }
     Ok(())
+}
+
+/// The fast way, where it suits the operands.
+fn tiled(op: &Sdpa, ctx: &CpuCtx) -> bool {
+    let (d, layouts) = (dims(ctx), [0, 1, 2].map(|i| ctx.layout(i)));
+    let Some(tile) = micro::shape().filter(|_| op.extra == Extra::Nothing && attention_tiles::suits(&d, layouts)) else { return false };
+    let position = ctx.scalars[1].as_i64().max(0) as usize;
+    let options = attention_tiles::Options { scale: ctx.scalars[0].as_f64() as f32, causal: op.causal, position };
+    let operands = [0, 1, 2].map(|i| (ctx.strided::<f32>(i), layouts[i]));
+    let (result, lse) = (Shared::new(ctx.output::<f32>(0)), Shared::new(ctx.output::<f32>(1)));
+    attention_tiles::forward(tile, &d, operands, options, &result, &lse);
+    true
 }
 
 fn forward_as<T: Real>(op: &Sdpa, ctx: &CpuCtx) {

@@ -1,7 +1,7 @@
 //! Convolutions: `conv2d` and its two gradients as kernels whose derivatives are each other, `conv_transpose2d`, and the 1-D forms.
 
-use super::{conv_cpu, conv_gpu};
-use crate::backend::cpu::CpuCtx;
+use super::{conv_cpu, conv_direct, conv_gpu};
+use crate::backend::cpu::{CpuCtx, micro};
 use crate::codegen::dispatch::GpuKernel;
 use crate::graph::{Along, Cut, GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record};
 use crate::layout::Layout;
@@ -223,7 +223,12 @@ impl Op for Conv2d {
     fn cpu(&self, ctx: &CpuCtx) -> Result<()> {
         let s = Sizes::new(&self.window, ctx.shape(0), ctx.shape(1), ctx.out_shape(0));
         match ctx.dtype(0) {
-            DType::F32 => conv_cpu::forward(&s, ctx.input::<f32>(0), ctx.input(1), ctx.output(0)),
+            DType::F32 => {
+                let (a, b, out) = (ctx.input(0), ctx.input(1), ctx.output(0));
+                if !micro::shape().is_some_and(|tile| conv_direct::forward(tile, &s, a, b, out)) {
+                    conv_cpu::forward(&s, a, b, out);
+                }
+            }
             DType::F64 => conv_cpu::forward(&s, ctx.input::<f64>(0), ctx.input(1), ctx.output(0)),
             _ => return ctx.unsupported(),
         }
@@ -286,7 +291,12 @@ impl Op for Conv2dInputGrad {
     fn cpu(&self, ctx: &CpuCtx) -> Result<()> {
         let s = Sizes::new(&self.window, ctx.out_shape(0), ctx.shape(1), ctx.shape(0));
         match ctx.dtype(0) {
-            DType::F32 => conv_cpu::input_grad(&s, ctx.input::<f32>(0), ctx.input(1), ctx.output(0)),
+            DType::F32 => {
+                let (a, b, out) = (ctx.input(0), ctx.input(1), ctx.output(0));
+                if !micro::shape().is_some_and(|tile| conv_direct::input_grad(tile, &s, a, b, out)) {
+                    conv_cpu::input_grad(&s, a, b, out);
+                }
+            }
             DType::F64 => conv_cpu::input_grad(&s, ctx.input::<f64>(0), ctx.input(1), ctx.output(0)),
             _ => return ctx.unsupported(),
         }
@@ -345,7 +355,12 @@ impl Op for Conv2dWeightGrad {
     fn cpu(&self, ctx: &CpuCtx) -> Result<()> {
         let s = Sizes::new(&self.window, ctx.shape(0), ctx.out_shape(0), ctx.shape(1));
         match ctx.dtype(0) {
-            DType::F32 => conv_cpu::weight_grad(&s, ctx.input::<f32>(0), ctx.input(1), ctx.output(0)),
+            DType::F32 => {
+                let (a, b, out) = (ctx.input(0), ctx.input(1), ctx.output(0));
+                if !micro::shape().is_some_and(|tile| conv_direct::weight_grad(tile, &s, a, b, out)) {
+                    conv_cpu::weight_grad(&s, a, b, out);
+                }
+            }
             DType::F64 => conv_cpu::weight_grad(&s, ctx.input::<f64>(0), ctx.input(1), ctx.output(0)),
             _ => return ctx.unsupported(),
         }

@@ -4,8 +4,8 @@
 
 use super::conv::Sizes;
 use super::matmul_cpu::{Mat, Real, axpy, product};
-use crate::backend::cpu::threads::each;
-use std::cell::RefCell;
+use crate::backend::cpu::scratch::scratch;
+use crate::backend::cpu::threads::{Shared, each};
 
 /// Elements of an im2col block: with the operands about what a second-level cache holds.
 const BLOCK: usize = 1 << 17;
@@ -16,41 +16,8 @@ const TASKS: usize = 16;
 /// With fewer tasks than this, the products inside them use all threads too (which changes no bit of them).
 const FEW: usize = 8;
 
-thread_local! {
-    /// A stack, since a task may start others and help them on this thread.
-    static SCRATCH: RefCell<Vec<Vec<u64>>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Gives `f` that many elements of this thread's scratch memory, with whatever was left there.
-pub(super) fn scratch<T: Real, R>(len: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
-    let mut words = SCRATCH.with_borrow_mut(Vec::pop).unwrap_or_default();
-    let needed = (len * size_of::<T>()).div_ceil(8);
-    if words.len() < needed {
-        words = vec![0; needed];
-    }
-    let result = f(&mut bytemuck::cast_slice_mut(&mut words)[..len]);
-    SCRATCH.with_borrow_mut(|s| s.push(words));
-    result
-}
-
-/// A pointer that tasks share, each writing its own part.
-#[derive(Clone, Copy)]
-struct Shared<T>(*mut T);
-// SAFETY: as the methods say.
-unsafe impl<T> Send for Shared<T> {}
-unsafe impl<T> Sync for Shared<T> {}
-
-impl<T> Shared<T> {
-    /// # Safety
-    /// The range is inside the buffer, and no other task touches it meanwhile.
-    #[allow(clippy::mut_from_ref)]
-    unsafe fn part(&self, start: usize, len: usize) -> &mut [T] {
-        unsafe { std::slice::from_raw_parts_mut(self.0.add(start), len) }
-    }
-}
-
 /// Runs tasks on all threads where the work is worth it.
-fn run(tasks: usize, flops: u64, f: impl Fn(usize) + Sync) {
+pub(super) fn run(tasks: usize, flops: u64, f: impl Fn(usize) + Sync) {
     if tasks <= 1 || flops / 2 < SERIAL {
         (0..tasks).for_each(f);
     } else {
@@ -59,7 +26,8 @@ fn run(tasks: usize, flops: u64, f: impl Fn(usize) + Sync) {
 }
 
 /// The range of output columns `j` whose tap `j·stride + v·dilation − padding` lies inside a row of `width`.
-fn inside(width: usize, out: usize, stride: usize, tap: usize, padding: usize) -> (usize, usize) {
+#[inline]
+pub(super) fn inside(width: usize, out: usize, stride: usize, tap: usize, padding: usize) -> (usize, usize) {
     let first = padding.saturating_sub(tap).div_ceil(stride).min(out);
     let last = if width + padding > tap { ((width + padding - tap - 1) / stride + 1).min(out) } else { 0 };
     (first, last.max(first))
@@ -222,14 +190,14 @@ pub(super) fn forward<T: Real>(s: &Sizes, x: &[T], w: &[T], y: &mut [T]) {
     if depth == 0 {
         return y.fill(T::ZERO);
     }
-    let out = Shared(y.as_mut_ptr());
+    let out = Shared::new(y);
     if is_depthwise(s) {
         return run(s.n * s.groups, s.flops(), |t| {
             let group = t % s.groups;
             let x = &x[t * plane..(t + 1) * plane];
             for o in 0..s.o {
                 // SAFETY: one task an image and group.
-                let y = unsafe { out.part((t * s.o + o) * p, p) };
+                let y = unsafe { out.slice((t * s.o + o) * p, p) };
                 let w = &w[(group * s.o + o) * depth..][..depth];
                 depthwise(s, x, w, y);
             }
@@ -247,7 +215,7 @@ pub(super) fn forward<T: Real>(s: &Sizes, x: &[T], w: &[T], y: &mut [T]) {
             let image = Mat::read(&x[start..], plane as isize, 1);
             // SAFETY: each task writes its own pixels of its own group.
             unsafe {
-                let c = Mat::new(out.0.add(place(b.n0) + b.p0), p as isize, 1);
+                let c = Mat::new(out.pointer(place(b.n0) + b.p0, 1), p as isize, 1);
                 return product(s.o, width, depth, c, false, weight(group), image, few);
             }
         }
@@ -258,14 +226,14 @@ pub(super) fn forward<T: Real>(s: &Sizes, x: &[T], w: &[T], y: &mut [T]) {
             // SAFETY: as above.
             unsafe {
                 if one {
-                    let c = Mat::new(out.0.add(place(b.n0) + b.p0), p as isize, 1);
+                    let c = Mat::new(out.pointer(place(b.n0) + b.p0, 1), p as isize, 1);
                     return product(s.o, width, depth, c, false, weight(group), image, few);
                 }
                 product(s.o, width, depth, Mat::new(copy.as_mut_ptr(), width as isize, 1), false, weight(group), image, few);
                 for n in b.n0..b.n1 {
                     for o in 0..s.o {
                         let from = o * width + (n - b.n0) * p;
-                        out.part(place(n) + o * p, p).copy_from_slice(&copy[from..from + p]);
+                        out.slice(place(n) + o * p, p).copy_from_slice(&copy[from..from + p]);
                     }
                 }
             }
@@ -312,12 +280,12 @@ pub(super) fn input_grad<T: Real>(s: &Sizes, g: &[T], w: &[T], dx: &mut [T]) {
     if s.o == 0 || p == 0 {
         return dx.fill(T::ZERO);
     }
-    let out = Shared(dx.as_mut_ptr());
+    let out = Shared::new(dx);
     if is_depthwise(s) {
         return run(s.n * s.groups, s.flops(), |t| {
             let group = t % s.groups;
             // SAFETY: one task an image and group.
-            let dx = unsafe { out.part(t * plane, plane) };
+            let dx = unsafe { out.slice(t * plane, plane) };
             dx.fill(T::ZERO);
             for o in 0..s.o {
                 depthwise_input_grad(s, &g[(t * s.o + o) * p..][..p], &w[(group * s.o + o) * depth..][..depth], dx);
@@ -344,7 +312,7 @@ pub(super) fn input_grad<T: Real>(s: &Sizes, g: &[T], w: &[T], dx: &mut [T]) {
             let image = Mat::read(&g[(n0 * s.groups + group) * s.o * p..], p as isize, 1);
             // SAFETY: a task's channels of its images are its own.
             unsafe {
-                let c = Mat::new(out.0.add(place(n0, c0)), plane as isize, 1);
+                let c = Mat::new(out.pointer(place(n0, c0), 1), plane as isize, 1);
                 return product(rows, p, s.o, c, false, weight, image, few);
             }
         }
@@ -353,7 +321,7 @@ pub(super) fn input_grad<T: Real>(s: &Sizes, g: &[T], w: &[T], dx: &mut [T]) {
         let width = list.iter().map(Block::width).max().unwrap_or(0);
         for n in n0..n1 {
             // SAFETY: as above.
-            unsafe { out.part(place(n, c0), (c1 - c0) * plane) }.fill(T::ZERO);
+            unsafe { out.slice(place(n, c0), (c1 - c0) * plane) }.fill(T::ZERO);
         }
         scratch((rows + if n1 - n0 == 1 { 0 } else { s.o }) * width, |all: &mut [T]| {
             let (col, copy) = all.split_at_mut(rows * width);
@@ -368,7 +336,7 @@ pub(super) fn input_grad<T: Real>(s: &Sizes, g: &[T], w: &[T], dx: &mut [T]) {
                     let (c, u, v) = (c0 + r / taps, r % taps / s.k[1], r % s.k[1]);
                     for (n, part) in (b.n0..b.n1).zip(row.chunks_exact(len)) {
                         // SAFETY: as above.
-                        let dx = unsafe { out.part(place(n, c), plane) };
+                        let dx = unsafe { out.slice(place(n, c), plane) };
                         scatter_row(s, dx, u, v, b.p0, part);
                     }
                 }
@@ -414,11 +382,11 @@ pub(super) fn weight_grad<T: Real>(s: &Sizes, x: &[T], g: &[T], dw: &mut [T]) {
     if s.n * p == 0 {
         return dw.fill(T::ZERO);
     }
-    let out = Shared(dw.as_mut_ptr());
+    let out = Shared::new(dw);
     if is_depthwise(s) {
         return run(s.groups, s.flops(), |group| {
             // SAFETY: one task a group.
-            let dw = unsafe { out.part(group * s.o * depth, s.o * depth) };
+            let dw = unsafe { out.slice(group * s.o * depth, s.o * depth) };
             dw.fill(T::ZERO);
             for t in (0..s.n).map(|n| n * s.groups + group) {
                 for o in 0..s.o {
@@ -451,7 +419,7 @@ pub(super) fn weight_grad<T: Real>(s: &Sizes, x: &[T], g: &[T], dw: &mut [T]) {
                 // SAFETY: a task's channels of its part are its own.
                 unsafe {
                     let start = ((part * s.groups + group) * s.o * s.c + c0) * taps;
-                    let c = Mat::new(out.0.add(start), depth as isize, 1);
+                    let c = Mat::new(out.pointer(start, 1), depth as isize, 1);
                     product(s.o, rows, width, c, i > 0, grad, image, false);
                 }
             }
@@ -463,7 +431,7 @@ pub(super) fn weight_grad<T: Real>(s: &Sizes, x: &[T], g: &[T], dw: &mut [T]) {
     }
     let len = dw.len();
     scratch(parts * len, |sums: &mut [T]| {
-        let partial = Shared(sums.as_mut_ptr());
+        let partial = Shared::new(sums);
         run(tasks * parts, s.flops(), |t| task(t, partial));
         dw.copy_from_slice(&sums[..len]);
         for part in sums[len..].chunks_exact(len) {
@@ -515,11 +483,11 @@ pub(super) fn unfold<T: Real>(s: &Sizes, x: &[T], y: &mut [T]) {
     if y.is_empty() {
         return;
     }
-    let out = Shared(y.as_mut_ptr());
+    let out = Shared::new(y);
     run(s.n * s.c, (s.n * s.c * taps * p) as u64 * 4, |t| {
         for tap in 0..taps {
             // SAFETY: one task a channel.
-            let row = unsafe { out.part((t * taps + tap) * p, p) };
+            let row = unsafe { out.slice((t * taps + tap) * p, p) };
             gather_row(s, &x[t * plane..(t + 1) * plane], tap / s.k[1], tap % s.k[1], 0, row);
         }
     });
@@ -532,10 +500,10 @@ pub(super) fn fold<T: Real>(s: &Sizes, y: &[T], x: &mut [T]) {
     if x.is_empty() {
         return;
     }
-    let out = Shared(x.as_mut_ptr());
+    let out = Shared::new(x);
     run(s.n * s.c, (s.n * s.c * taps * p) as u64 * 4, |t| {
         // SAFETY: one task a channel.
-        let image = unsafe { out.part(t * plane, plane) };
+        let image = unsafe { out.slice(t * plane, plane) };
         image.fill(T::ZERO);
         for tap in 0..taps {
             scatter_row(s, image, tap / s.k[1], tap % s.k[1], 0, &y[(t * taps + tap) * p..][..p]);

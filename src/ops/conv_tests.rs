@@ -33,6 +33,17 @@ fn cases() -> Vec<Case> {
         case(2, 3, 2, [4, 4], [6, 6], w([1, 1], [3, 3], [1, 1], 1)),
         Case { end: [2, -1], ..case(2, 2, 3, [7, 8], [3, 3], w([2, 2], [1, 1], [1, 1], 1)) },
         case(2, 3, 2, [5, 5], [2, 2], w([3, 3], [4, 4], [1, 1], 1)),
+        // Large enough for tiles: windows in place and gathered, several chunks of channels, images in a block, phases of a stride.
+        case(1, 12, 33, [40, 37], [3, 3], w([1, 1], [1, 1], [1, 1], 1)),
+        case(3, 75, 20, [8, 8], [3, 3], w([1, 1], [1, 1], [1, 1], 1)),
+        case(9, 24, 70, [4, 4], [3, 3], w([1, 1], [1, 1], [1, 1], 1)),
+        case(2, 24, 40, [15, 14], [3, 3], w([2, 2], [1, 1], [1, 1], 1)),
+        case(2, 32, 32, [13, 17], [5, 3], w([2, 1], [2, 0], [1, 2], 2)),
+        case(2, 16, 24, [10, 10], [1, 1], w([2, 2], [0, 0], [1, 1], 1)),
+        case(1, 8, 8, [30, 40], [7, 7], w([2, 2], [3, 3], [1, 1], 1)),
+        case(2, 16, 16, [7, 5], [3, 3], w([1, 1], [3, 4], [1, 1], 1)),
+        case(4, 17, 18, [2, 3], [2, 2], w([4, 4], [1, 1], [1, 1], 1)),
+        Case { end: [2, -1], ..case(2, 10, 9, [7, 8], [3, 3], w([2, 2], [1, 1], [1, 1], 1)) },
     ]
 }
 
@@ -92,4 +103,36 @@ fn kernels_agree_with_loops() {
             validate(op, &[meta(la), meta(lb)]);
         }
     }
+}
+
+#[test]
+fn every_instruction_set_agrees_with_blocks_of_im2col() {
+    use super::{conv_cpu, conv_direct};
+    let mut counts = [0; 3];
+    for c in &cases() {
+        let x_shape = [c.n, c.c, c.h[0], c.h[1]];
+        let w_shape = [c.o, c.c / c.window.groups, c.k[0], c.k[1]];
+        let forward = Conv2d { window: c.window, padding_end: c.end };
+        let y = forward.infer(&[&Meta::new(DType::F32, x_shape), &Meta::new(DType::F32, w_shape)]).unwrap()[0].clone();
+        let s = Sizes::new(&c.window, &x_shape, &w_shape, y.shape());
+        let f32s = |n: usize, seed| noise(n, seed).iter().map(|&v| v as f32).collect::<Vec<_>>();
+        let (x, w) = (f32s(x_shape.iter().product(), 1), f32s(w_shape.iter().product(), 2));
+        let g = f32s(y.shape().iter().product(), 3);
+        let wide = |v: &[f32]| v.iter().map(|&v| v as f64).collect::<Vec<_>>();
+        for &tile in crate::backend::cpu::micro::shapes() {
+            let mut check = |i: usize, len: usize, fast: &dyn Fn(&mut [f32]) -> bool, slow: &dyn Fn(&mut [f32])| {
+                let (mut a, mut b) = (vec![7.0; len], vec![9.0; len]);
+                if fast(&mut a) {
+                    counts[i] += 1;
+                    slow(&mut b);
+                    close(&wide(&a), &wide(&b), 1e-4, &format!("{tile:?} kernel {i} {s:?}"));
+                }
+            };
+            check(0, g.len(), &|y| conv_direct::forward(tile, &s, &x, &w, y), &|y| conv_cpu::forward(&s, &x, &w, y));
+            check(1, x.len(), &|dx| conv_direct::input_grad(tile, &s, &g, &w, dx), &|dx| conv_cpu::input_grad(&s, &g, &w, dx));
+            check(2, w.len(), &|dw| conv_direct::weight_grad(tile, &s, &x, &g, dw), &|dw| conv_cpu::weight_grad(&s, &x, &g, dw));
+        }
+    }
+    let sets = crate::backend::cpu::micro::shapes().len();
+    assert!(counts.iter().all(|&n| n >= 6 * sets), "{counts:?}");
 }

@@ -8,6 +8,7 @@ use crate::backend::cpu::simd::multiversion;
 use crate::backend::cpu::threads::{each, each_chunk};
 use crate::layout::Layout;
 use crate::{DType, Result};
+use smallvec::SmallVec;
 
 /// Multiply-adds below which a product stays on the calling thread.
 const SERIAL: usize = 48 * 48 * 256;
@@ -230,8 +231,11 @@ fn strides(l: &Layout) -> (isize, isize) {
 }
 
 /// The offset of each matrix of a batch.
-fn starts(l: &Layout) -> Vec<usize> {
+fn starts(l: &Layout) -> SmallVec<[usize; 16]> {
     let r = l.shape.rank() - 2;
+    if r == 0 {
+        return SmallVec::from_slice(&[l.offset]);
+    }
     let batch = Layout { shape: l.shape[..r].into(), strides: l.strides[..r].into(), offset: l.offset };
     batch.positions().collect()
 }

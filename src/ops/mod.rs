@@ -4,11 +4,13 @@ pub(crate) mod assemble;
 pub(crate) mod attention;
 mod attention_cpu;
 mod attention_gpu;
+mod attention_tiles;
 pub(crate) mod batch_norm;
 mod batch_norm_cpu;
 pub(crate) mod cat;
 pub(crate) mod conv;
 mod conv_cpu;
+mod conv_direct;
 mod conv_gpu;
 #[cfg(test)]
 mod conv_tests;
@@ -28,6 +30,8 @@ pub(crate) mod interpolate;
 mod linalg;
 #[cfg(feature = "linalg")]
 mod linalg_vjp;
+mod lstm;
+mod lstm_cpu;
 pub(crate) mod matmul;
 pub(crate) mod matmul_cpu;
 mod matmul_gpu;

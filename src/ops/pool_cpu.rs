@@ -1,8 +1,10 @@
 //! Pooling on the CPU: a task computes rows of the output.
 
+use super::conv_cpu::inside;
 use super::matmul_cpu::Real;
 use super::pool::{Geometry, Kind, Pool};
 use crate::backend::cpu::CpuCtx;
+use crate::backend::cpu::simd::multiversion;
 use crate::backend::cpu::threads::{Shared, each_chunk};
 
 /// Elements read below which everything stays on the calling thread, and that a task should read at least.
@@ -35,35 +37,86 @@ pub(super) fn run<T: Real>(op: &Pool, ctx: &CpuCtx) {
 fn max<T: Real>(w: &Geometry, x: &[T], y: &mut [T], at: &mut [i32]) {
     let ([h, width], [oh, ow]) = (w.size, w.out);
     let (tall, wide) = (w.windows(0), w.windows(1));
-    let one_row = |r: usize, y: &mut [T], at: &mut [i32]| {
-        let plane = &x[r / oh * h * width..][..h * width];
-        let (top, bottom, _) = tall[r % oh];
-        for ((&(left, right, _), y), at) in wide.iter().zip(y).zip(at) {
-            (*y, *at) = (T::NEG_INFINITY, -1);
-            for i in (top..bottom).step_by(w.dilation[0]) {
-                let line = &plane[i * width..(i + 1) * width];
-                for j in (left..right).step_by(w.dilation[1]) {
-                    let v = line[j];
-                    // The first value wins even where it is -∞; NaN wins always.
-                    #[allow(clippy::eq_op)]
-                    if v > *y || v != v || *at < 0 {
-                        (*y, *at) = (v, (i * width + j) as i32);
+    if y.is_empty() {
+        return;
+    }
+    let block = |r0: usize, y: &mut [T], at: &mut [i32]| {
+        if !w.adaptive {
+            return max_rows(w, x, r0, y, at);
+        }
+        for ((r, y), at) in (r0..).zip(y.chunks_mut(ow)).zip(at.chunks_mut(ow)) {
+            let plane = &x[r / oh * h * width..][..h * width];
+            let (top, bottom, _) = tall[r % oh];
+            for ((&(left, right, _), y), at) in wide.iter().zip(y).zip(at) {
+                (*y, *at) = (T::NEG_INFINITY, -1);
+                for i in top..bottom {
+                    for j in left..right {
+                        (*y, *at) = larger(*y, *at, plane[i * width + j], (i * width + j) as i32);
                     }
                 }
             }
         }
     };
-    if y.is_empty() {
-        return;
-    }
     let cost = h * width / oh.max(1) + ow;
-    let per_task = (TASK / cost).max(1);
-    if y.len() / ow <= 2 * per_task {
-        y.chunks_mut(ow).zip(at.chunks_mut(ow)).enumerate().for_each(|(r, (y, at))| one_row(r, y, at));
+    let rows = (TASK / cost).max(1);
+    if y.len() / ow <= 2 * rows {
+        block(0, y, at);
     } else {
         let at = Shared::new(at);
-        // SAFETY: rows do not overlap.
-        each_chunk(y, ow, per_task, |r, y| one_row(r, y, unsafe { at.slice(r * ow, ow) }));
+        // SAFETY: blocks of rows do not overlap.
+        each_chunk(y, ow * rows, 1, |t, y| block(t * rows, y, unsafe { at.slice(t * ow * rows, y.len()) }));
+    }
+}
+
+/// What a further value of a window makes of the maximum so far and its place: the first value wins even where it is -∞, NaN wins always.
+#[inline(always)]
+#[allow(clippy::eq_op)]
+fn larger<T: Real>(y: T, at: i32, v: T, place: i32) -> (T, i32) {
+    let take = (v > y) | (v != v) | (at < 0);
+    (if take { v } else { y }, if take { place } else { at })
+}
+
+multiversion! {
+    /// Rows `r0..` of the maxima of regular windows: tap after tap, a row of outputs at a time.
+    fn max_rows[T: Real](w: &Geometry, x: &[T], r0: usize, y: &mut [T], at: &mut [i32]) {
+        let ([h, width], [oh, ow]) = (w.size, w.out);
+        for ((r, y), at) in (r0..).zip(y.chunks_exact_mut(ow)).zip(at.chunks_exact_mut(ow)) {
+            let plane = &x[r / oh * h * width..][..h * width];
+            y.fill(T::NEG_INFINITY);
+            at.fill(-1);
+            for u in 0..w.kernel[0] {
+                let i = (r % oh * w.stride[0] + u * w.dilation[0]).wrapping_sub(w.padding[0]);
+                if i >= h {
+                    continue;
+                }
+                let line = &plane[i * width..(i + 1) * width];
+                for v in 0..w.kernel[1] {
+                    // The outputs whose tap lies in the line.
+                    let (tap, step) = (v * w.dilation[1], w.stride[1]);
+                    let (first, last) = inside(width, ow, step, tap, w.padding[1]);
+                    if first >= last {
+                        continue;
+                    }
+                    let from = first * step + tap - w.padding[1];
+                    let (y, at, line) = (&mut y[first..last], &mut at[first..last], &line[from..]);
+                    let place = (i * width + from) as i32;
+                    let n = y.len();
+                    if step == 1 {
+                        for ((k, (y, at)), &v) in (0i32..).zip(y.iter_mut().zip(at)).zip(line) {
+                            (*y, *at) = larger(*y, *at, v, place + k);
+                        }
+                    } else if step == 2 && line.len() >= 2 * n {
+                        for ((k, (y, at)), v) in (0i32..).zip(y.iter_mut().zip(at)).zip(line.as_chunks::<2>().0) {
+                            (*y, *at) = larger(*y, *at, v[0], place + 2 * k);
+                        }
+                    } else {
+                        for k in 0..n {
+                            (y[k], at[k]) = larger(y[k], at[k], line[k * step], place + (k * step) as i32);
+                        }
+                    }
+                }
+            }
+        }
     }
 }
 

@@ -77,6 +77,22 @@ pub fn cases() -> Vec<Case> {
         .tol(2e-4)
         .once()
         .no_half(),
+        case("lstm", &[real(&[3, 2, 8]), real(&[8, 2]), real(&[2, 2]), real(&[2, 2])], |t| {
+            let (h, c) = t[0].try_lstm(&t[1], &t[2], &t[3], false)?;
+            h.try_add(c.try_mul(0.5)?)
+        })
+        .tol(1e-4),
+        case("lstm backward in time", &[real(&[2, 3, 4]), real(&[4, 1]), real(&[3, 1]), real(&[3, 1])], |t| {
+            Ok(t[0].try_lstm(&t[1], &t[2], &t[3], true)?.0)
+        })
+        .tol(1e-4),
+        case("lstm across tiles", &[real(&[3, 17, 36]), real(&[36, 9]), real(&[17, 9]), real(&[17, 9])], |t| {
+            let (h, c) = t[0].try_lstm(&t[1], &t[2], &t[3], false)?;
+            h.try_mul(&c)
+        })
+        .tol(2e-4)
+        .once()
+        .no_half(),
     ]
 }
 

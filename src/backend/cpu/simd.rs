@@ -31,6 +31,13 @@ pub(crate) fn level() -> Level {
 
 #[cold]
 fn detect() -> Level {
+    let found = processor();
+    LEVEL.store(found as u8, Ordering::Relaxed);
+    found
+}
+
+/// What the processor offers, whatever is in use.
+pub(crate) fn processor() -> Level {
     #[cfg(target_arch = "x86_64")]
     let found = {
         use std::arch::is_x86_feature_detected as has;
@@ -44,7 +51,6 @@ fn detect() -> Level {
     };
     #[cfg(not(target_arch = "x86_64"))]
     let found = Level::Baseline;
-    LEVEL.store(found as u8, Ordering::Relaxed);
     found
 }
 

@@ -77,7 +77,7 @@ impl Kind {
     }
 
     /// All steps, from the input's products `[T, N, gates · hidden]`: the outputs `[T, N, hidden]` and the last state. `mask` `[T, N, 1]` says which steps a
-    /// sequence has. A kernel that runs all steps at once would take the place of this function.
+    /// sequence has. Without one an LSTM is an op.
     fn scan(
         self,
         from_input: &Tensor,
@@ -88,6 +88,12 @@ impl Kind {
         reverse: bool,
     ) -> Result<(Tensor, State)> {
         let steps = from_input.dims()[0];
+        if let (Kind::Lstm, None, Some(c)) = (self, mask, &first.c) {
+            let (y, c) = from_input.try_lstm(weight, &first.h, c, reverse)?;
+            let last = if reverse { 0 } else { -1 };
+            let state = State { h: y.try_select(0, last)?, c: Some(c.try_select(0, last)?) };
+            return Ok((y, state));
+        }
         let mut outputs = vec![None; steps];
         let mut state = first;
         for i in 0..steps {

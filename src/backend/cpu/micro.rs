@@ -1,0 +1,313 @@
+//! The innermost kernels of products in f32: a tile of sums that stays in registers while `k` runs.
+//!
+//! AVX-512 and AVX2 with FMA; on other processors [`shape`] gives nothing, and products go another way. A sum runs over k in order, with one rounding
+//! a step, so its bits depend on neither the tile nor its place in it.
+
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+
+use super::simd::Level;
+use std::sync::OnceLock;
+
+/// The largest tile of an instruction set: rows, and columns (the lanes of two vectors). A call computes all columns or half of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TileShape {
+    level: Level,
+    pub rows: usize,
+    pub columns: usize,
+    /// Rows of a tile of [`windows`]: their places must stay in integer registers.
+    pub window_rows: usize,
+}
+
+/// Rows and columns of the largest tile of any processor.
+pub(crate) const MAX_ROWS: usize = 14;
+pub(crate) const MAX_COLUMNS: usize = 32;
+
+/// The tiles that this processor can run, the best one first.
+pub(crate) fn shapes() -> &'static [TileShape] {
+    const AVX512: TileShape = TileShape { level: Level::Avx512, rows: MAX_ROWS, columns: MAX_COLUMNS, window_rows: 9 };
+    const AVX2: TileShape = TileShape { level: Level::Avx2, rows: 6, columns: 16, window_rows: 6 };
+    static FOUND: OnceLock<&[TileShape]> = OnceLock::new();
+    // Not the level in use: a test may hold that one down for a moment.
+    FOUND.get_or_init(|| match super::simd::processor() {
+        Level::Avx512 => &[AVX512, AVX2],
+        Level::Avx2 => &[AVX2],
+        Level::Baseline => &[],
+    })
+}
+
+/// The tile of this processor, if it has vector instructions that are worth it.
+pub(crate) fn shape() -> Option<TileShape> {
+    shapes().first().copied()
+}
+
+/// Where the columns of step k of the second factor begin, in elements.
+pub(crate) trait Steps: Copy {
+    /// # Safety
+    /// `k` is below the number of steps that the caller promised.
+    unsafe fn at(self, k: usize) -> isize;
+}
+
+/// Equally far from each other.
+#[derive(Clone, Copy)]
+pub(crate) struct Stride(pub isize);
+
+impl Steps for Stride {
+    #[inline(always)]
+    unsafe fn at(self, k: usize) -> isize {
+        k as isize * self.0
+    }
+}
+
+/// From a table.
+#[derive(Clone, Copy)]
+pub(crate) struct Table(pub *const u32);
+
+impl Steps for Table {
+    #[inline(always)]
+    unsafe fn at(self, k: usize) -> isize {
+        // SAFETY: as promised.
+        unsafe { *self.0.add(k) as isize }
+    }
+}
+
+/// The operands of a tile: `c[r][j] (+)= Σ a[k][r] · b[steps.at(k) + j]`, with the rows of `c` `stride` apart, and the steps of `a`
+/// `pitch` apart.
+#[derive(Clone, Copy)]
+pub(crate) struct Operands<S> {
+    pub k: usize,
+    pub a: *const f32,
+    pub pitch: usize,
+    pub b: *const f32,
+    pub steps: S,
+    pub c: *mut f32,
+    pub stride: usize,
+    pub add: bool,
+}
+
+/// The operands of a tile whose rows come from shifted windows of one plane: `c[r][j] (+)= Σ x[i·pitch + l + rows[r]] · g[(i·len + l)·columns + j]` over
+/// `lines` lines i of `len` elements l.
+#[derive(Clone, Copy)]
+pub(crate) struct Windows {
+    pub lines: usize,
+    pub len: usize,
+    pub x: *const f32,
+    pub pitch: usize,
+    pub g: *const f32,
+    pub c: *mut f32,
+    pub stride: usize,
+    pub add: bool,
+}
+
+#[cfg(target_arch = "x86_64")]
+macro_rules! kernels {
+    ($tile:ident, $windows:ident, $features:literal, $lanes:literal, $zero:ident, $load:ident, $set:ident, $fma:ident, $plus:ident, $store:ident) => {
+        #[target_feature(enable = $features)]
+        unsafe fn $tile<S: Steps, const ROWS: usize, const VECTORS: usize>(o: Operands<S>) {
+            // SAFETY: as the caller promised.
+            unsafe {
+                let mut sums = [[$zero(); VECTORS]; ROWS];
+                let mut a = o.a;
+                for k in 0..o.k {
+                    let b = o.b.offset(o.steps.at(k));
+                    let b: [_; VECTORS] = std::array::from_fn(|j| $load(b.add(j * $lanes)));
+                    for r in 0..ROWS {
+                        let x = $set(*a.add(r));
+                        for j in 0..VECTORS {
+                            sums[r][j] = $fma(x, b[j], sums[r][j]);
+                        }
+                    }
+                    a = a.add(o.pitch);
+                }
+                for r in 0..ROWS {
+                    for j in 0..VECTORS {
+                        let at = o.c.add(r * o.stride + j * $lanes);
+                        let sum = if o.add { $plus($load(at), sums[r][j]) } else { sums[r][j] };
+                        $store(at, sum);
+                    }
+                }
+            }
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn $windows<const ROWS: usize>(o: Windows, rows: [usize; ROWS]) {
+            // SAFETY: as the caller promised.
+            unsafe {
+                let mut sums = [[$zero(); 2]; ROWS];
+                let mut g = o.g;
+                for i in 0..o.lines {
+                    let x = o.x.add(i * o.pitch);
+                    for l in 0..o.len {
+                        let (low, high) = ($load(g), $load(g.add($lanes)));
+                        g = g.add(2 * $lanes);
+                        for r in 0..ROWS {
+                            let x = $set(*x.add(rows[r] + l));
+                            sums[r][0] = $fma(x, low, sums[r][0]);
+                            sums[r][1] = $fma(x, high, sums[r][1]);
+                        }
+                    }
+                }
+                for r in 0..ROWS {
+                    for j in 0..2 {
+                        let at = o.c.add(r * o.stride + j * $lanes);
+                        let sum = if o.add { $plus($load(at), sums[r][j]) } else { sums[r][j] };
+                        $store(at, sum);
+                    }
+                }
+            }
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
+#[cfg(target_arch = "x86_64")]
+kernels!(
+    tile_512,
+    windows_512,
+    "avx512f",
+    16,
+    _mm512_setzero_ps,
+    _mm512_loadu_ps,
+    _mm512_set1_ps,
+    _mm512_fmadd_ps,
+    _mm512_add_ps,
+    _mm512_storeu_ps
+);
+#[cfg(target_arch = "x86_64")]
+kernels!(
+    tile_256,
+    windows_256,
+    "avx2,fma",
+    8,
+    _mm256_setzero_ps,
+    _mm256_loadu_ps,
+    _mm256_set1_ps,
+    _mm256_fmadd_ps,
+    _mm256_add_ps,
+    _mm256_storeu_ps
+);
+
+/// Computes a tile of `rows` rows and all columns of `shape`, or (`half`) half of the columns.
+///
+/// # Safety
+/// The shape is of [`shapes`] and has at least so many rows; all that the formula reads and writes is there, and nothing else touches `c` meanwhile.
+pub(crate) unsafe fn tile<S: Steps>(shape: TileShape, rows: usize, half: bool, o: Operands<S>) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        macro_rules! call {
+            ($kernel:ident, $($rows:literal)*) => {
+                match (rows, half) {
+                    $(($rows, false) => unsafe { $kernel::<S, $rows, 2>(o) },
+                    ($rows, true) => unsafe { $kernel::<S, $rows, 1>(o) },)*
+                    _ => unreachable!("a tile of {rows} rows"),
+                }
+            };
+        }
+        match shape.level {
+            Level::Avx512 => call!(tile_512, 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
+            _ => call!(tile_256, 1 2 3 4 5 6),
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (shape.level, rows, half, o);
+}
+
+/// Computes a tile of rows that begin at `rows`, at most `window_rows` of the shape.
+///
+/// # Safety
+/// As [`tile`].
+pub(crate) unsafe fn windows(shape: TileShape, rows: &[usize], o: Windows) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        macro_rules! call {
+            ($kernel:ident, $($rows:literal)*) => {
+                match rows.len() {
+                    $($rows => unsafe { $kernel::<$rows>(o, std::array::from_fn(|r| rows[r])) },)*
+                    n => unreachable!("a tile of {n} rows"),
+                }
+            };
+        }
+        match shape.level {
+            Level::Avx512 => call!(windows_512, 1 2 3 4 5 6 7 8 9),
+            _ => call!(windows_256, 1 2 3 4 5 6),
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (shape.level, rows, o);
+}
+
+/// `out[i·pitch + r] = from[r·stride + i]` for `rows` rows of `len` elements each: rows become columns. `out` has room for whole vectors.
+///
+/// # Safety
+/// The rows can be read, and `out` written up to `len · pitch` elements; `pitch` is at least `rows`.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn turn_512(from: *const f32, stride: isize, rows: usize, len: usize, out: *mut f32, pitch: usize) {
+    // SAFETY: as the caller promised; what is not there is masked.
+    unsafe {
+        for r0 in (0..rows).step_by(16) {
+            let here = (rows - r0).min(16);
+            let keep = (0xFFFFu32 >> (16 - here)) as __mmask16;
+            for i0 in (0..len).step_by(16) {
+                let mask = (0xFFFFu32 >> (16 - (len - i0).min(16))) as __mmask16;
+                let mut v = [_mm512_setzero_ps(); 16];
+                for (r, v) in v.iter_mut().enumerate().take(here) {
+                    *v = _mm512_maskz_loadu_ps(mask, from.offset((r0 + r) as isize * stride).add(i0));
+                }
+                // Pairs of rows, then quadruples, then lanes of 128 bits.
+                let mut a = v;
+                for q in 0..8 {
+                    a[2 * q] = _mm512_unpacklo_ps(v[2 * q], v[2 * q + 1]);
+                    a[2 * q + 1] = _mm512_unpackhi_ps(v[2 * q], v[2 * q + 1]);
+                }
+                let mut b = a;
+                for q in 0..4 {
+                    for h in 0..2 {
+                        let (x, y) = (_mm512_castps_pd(a[4 * q + h]), _mm512_castps_pd(a[4 * q + 2 + h]));
+                        b[4 * q + 2 * h] = _mm512_castpd_ps(_mm512_unpacklo_pd(x, y));
+                        b[4 * q + 2 * h + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(x, y));
+                    }
+                }
+                // b[4q + e] holds element 4l + e of rows 4q.. in lane l.
+                for e in 0..4 {
+                    let (x, y) = (_mm512_shuffle_f32x4::<0x88>(b[e], b[4 + e]), _mm512_shuffle_f32x4::<0xDD>(b[e], b[4 + e]));
+                    let (z, w) = (_mm512_shuffle_f32x4::<0x88>(b[8 + e], b[12 + e]), _mm512_shuffle_f32x4::<0xDD>(b[8 + e], b[12 + e]));
+                    let lanes = [
+                        _mm512_shuffle_f32x4::<0x88>(x, z),
+                        _mm512_shuffle_f32x4::<0x88>(y, w),
+                        _mm512_shuffle_f32x4::<0xDD>(x, z),
+                        _mm512_shuffle_f32x4::<0xDD>(y, w),
+                    ];
+                    for (l, &column) in lanes.iter().enumerate() {
+                        let i = i0 + 4 * l + e;
+                        if i < len {
+                            _mm512_mask_storeu_ps(out.add(i * pitch + r0), keep, column);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `out[i·pitch + r] = from[r·stride + i]` for `rows` rows of `len` elements each: rows become columns.
+///
+/// # Safety
+/// The rows can be read; `out` has `len` columns, `pitch` apart, of at least `rows` elements.
+pub(crate) unsafe fn turn(shape: TileShape, from: *const f32, stride: isize, rows: usize, len: usize, out: *mut f32, pitch: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if shape.level == Level::Avx512 {
+        // SAFETY: as the caller promised.
+        return unsafe { turn_512(from, stride, rows, len, out, pitch) };
+    }
+    let _ = shape.level;
+    // Eight steps of all rows at a time: their lines stay in cache.
+    for i0 in (0..len).step_by(8) {
+        for r in 0..rows {
+            for i in i0..(i0 + 8).min(len) {
+                // SAFETY: as the caller promised.
+                unsafe { *out.add(i * pitch + r) = *from.offset(r as isize * stride).add(i) };
+            }
+        }
+    }
+}
