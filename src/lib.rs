@@ -9,6 +9,7 @@ pub mod data;
 mod device;
 mod dtype;
 mod error;
+pub mod generate;
 mod graph;
 pub mod io;
 mod layout;
@@ -22,6 +23,9 @@ mod stats;
 mod tensor;
 #[doc(hidden)]
 pub mod testing;
+
+
+pub mod transformers;
 
 pub use autograd::{GradCheck, Gradients, check_gradients, check_second_gradients, checkpoint, grad, grad_with, no_grad};
 pub use device::Device;

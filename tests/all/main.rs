@@ -37,4 +37,5 @@ mod registry;
 #[cfg(feature = "wgpu")]
 mod shaders;
 mod training;
+mod transformers;
 mod transforms;
