@@ -23,8 +23,8 @@ mod stats;
 mod tensor;
 #[doc(hidden)]
 pub mod testing;
-
-
+#[cfg(feature = "text")]
+pub mod text;
 pub mod transformers;
 
 pub use autograd::{GradCheck, Gradients, check_gradients, check_second_gradients, checkpoint, grad, grad_with, no_grad};

@@ -224,7 +224,8 @@ fn check<'a>(model: &'a dyn Generative, prompts: &[Vec<u32>]) -> Result<Begun<'a
     let bound = model.vocabulary();
     for (row, prompt) in prompts.iter().enumerate() {
         if let Some((i, t)) = prompt.iter().enumerate().find(|(_, t)| **t as usize >= bound) {
-            let message = format!("token {i} of prompt {row} is {t}, and the vocabulary has {bound}: does the tokenizer belong to the model?");
+            let message =
+                format!("token {i} of prompt {row} is {t}, and the vocabulary has {bound}: does the tokenizer belong to the model?");
             return Err(Error::argument("generate", message));
         }
     }

@@ -30,7 +30,8 @@ impl Activation {
             "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Ok(Activation::GeluTanh),
             "silu" | "swish" => Ok(Activation::Silu),
             "tanh" => Ok(Activation::Tanh),
-            other => Err(config.error(format!("{key} is {other:?}: known are relu, gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, silu, swish and tanh"))),
+            other => Err(config
+                .error(format!("{key} is {other:?}: known are relu, gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, silu, swish and tanh"))),
         }
     }
 

@@ -65,7 +65,9 @@ impl Checkpoint {
         } else if folder.join(INDEX).is_file() {
             shards(folder)?
         } else {
-            let message = format!("neither {SINGLE} nor {INDEX} is here; files of other formats (pytorch_model.bin) must be converted to safetensors");
+            let message = format!(
+                "neither {SINGLE} nor {INDEX} is here; files of other formats (pytorch_model.bin) must be converted to safetensors"
+            );
             return Err(Error::format(folder, message));
         };
         // Old checkpoints name the weights of norms otherwise.
@@ -140,7 +142,8 @@ impl Checkpoint {
         if !wrong.is_empty() || !(missing.is_empty() || options.initialize_missing) {
             return Err(self.misfit(&wrong, &missing));
         }
-        let mut changes = changes.into_iter().map(|(p, name, t)| self.fit(&p, &name, t, options).map(|t| (p, t))).collect::<Result<Vec<_>>>()?;
+        let mut changes =
+            changes.into_iter().map(|(p, name, t)| self.fit(&p, &name, t, options).map(|t| (p, t))).collect::<Result<Vec<_>>>()?;
         let std = self.config.number("initializer_range", 0.02)?;
         let dtype = changes.first().map(|(_, t)| t.dtype());
         for p in fresh {
@@ -180,7 +183,8 @@ impl Checkpoint {
             // x - x is 0 for every number, and NaN for infinities and NaN. (A leaf would do, too; a name in the message helps more.)
             let bad = crate::no_grad(|| t.try_sub(&t)?.try_isnan()?.try_any(()))?.item::<bool>()?;
             if bad {
-                let message = format!("{name} holds NaN or infinite numbers: the file is damaged, or was saved after a training that diverged");
+                let message =
+                    format!("{name} holds NaN or infinite numbers: the file is damaged, or was saved after a training that diverged");
                 return Err(Error::format(&self.folder, message));
             }
         }
@@ -211,12 +215,15 @@ fn shards(folder: &Path) -> Result<StateDict> {
             Some(f) if !f.is_empty() && Path::new(f).components().count() == 1 && Path::new(f).file_name().is_some() => {
                 files.entry(f).or_default().push(name)
             }
-            _ => return Err(index.error(format!("weight_map gives {name} the file {file}: the name of a file in the same folder is wanted"))),
+            _ => {
+                return Err(index.error(format!("weight_map gives {name} the file {file}: the name of a file in the same folder is wanted")));
+            }
         }
     }
     let missing: Vec<&str> = files.keys().copied().filter(|f| !folder.join(f).is_file()).collect();
     if !missing.is_empty() {
-        let message = format!("{} of {} shards are missing: {}; download them into the same folder", missing.len(), files.len(), missing.join(", "));
+        let message =
+            format!("{} of {} shards are missing: {}; download them into the same folder", missing.len(), files.len(), missing.join(", "));
         return Err(index.error(message));
     }
     let mut all = StateDict::new();

@@ -193,7 +193,9 @@ impl Config {
         (0..map.json.len())
             .map(|i| match map.json.get(&i.to_string()).and_then(Value::as_str) {
                 Some(label) => Ok(label.to_string()),
-                None => Err(self.error(format!("id2label has {} entries and no text for \"{i}\": classes are numbered from 0", map.json.len()))),
+                None => {
+                    Err(self.error(format!("id2label has {} entries and no text for \"{i}\": classes are numbered from 0", map.json.len())))
+                }
             })
             .collect()
     }

@@ -262,7 +262,8 @@ impl Encoder {
         };
         let middle = config.size_of(&["intermediate_size", "hidden_dim"], 4 * width, 8 * WIDTH)?;
         let eps = config.eps("layer_norm_eps", 1e-12)?;
-        let (key, attention) = if distil { ("dropout", "attention_dropout") } else { ("hidden_dropout_prob", "attention_probs_dropout_prob") };
+        let (key, attention) =
+            if distil { ("dropout", "attention_dropout") } else { ("hidden_dropout_prob", "attention_probs_dropout_prob") };
         let segments = config.size("type_vocab_size", 2, 1 << 16)?;
         let embeddings = Embeddings {
             word_embeddings: blank::embedding(shape.vocabulary, width, o)?,

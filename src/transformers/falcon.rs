@@ -82,7 +82,9 @@ impl Falcon {
             Fused::Triples => heads,
         };
         if !heads.is_multiple_of(kv_heads) {
-            return Err(config.error(format!("{heads} heads cannot share {kv_heads} heads of keys: num_kv_heads must divide num_attention_heads")));
+            return Err(
+                config.error(format!("{heads} heads cannot share {kv_heads} heads of keys: num_kv_heads must divide num_attention_heads"))
+            );
         }
         let parallel = new || config.flag("parallel_attn", true)?;
         let two = new && config.number("num_ln_in_parallel_attn", 2.0)? == 2.0;

@@ -126,9 +126,12 @@ impl MaskedHead {
 impl Module for MaskedHead {
     fn walk(&self, walk: &mut Walk<'_>) {
         let [dense, norm, table, bias] = match self.family {
-            EncoderFamily::Bert => {
-                ["cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.decoder.weight", "cls.predictions.bias"]
-            }
+            EncoderFamily::Bert => [
+                "cls.predictions.transform.dense",
+                "cls.predictions.transform.LayerNorm",
+                "cls.predictions.decoder.weight",
+                "cls.predictions.bias",
+            ],
             EncoderFamily::Roberta => ["lm_head.dense", "lm_head.layer_norm", "lm_head.decoder.weight", "lm_head.bias"],
             EncoderFamily::DistilBert => ["vocab_transform", "vocab_layer_norm", "vocab_projector.weight", "vocab_projector.bias"],
         };

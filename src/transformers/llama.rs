@@ -73,7 +73,9 @@ impl Llama {
         let heads = config.size("num_attention_heads", 32, WIDTH)?;
         let kv_heads = config.size("num_key_value_heads", if family == "mistral" { 8 } else { heads }, WIDTH)?;
         if !heads.is_multiple_of(kv_heads) {
-            return Err(config.error(format!("{heads} heads cannot share {kv_heads} heads of keys: num_key_value_heads must divide num_attention_heads")));
+            return Err(config.error(format!(
+                "{heads} heads cannot share {kv_heads} heads of keys: num_key_value_heads must divide num_attention_heads"
+            )));
         }
         let head = match config.get("head_dim") {
             Some(_) => config.size("head_dim", None, WIDTH)?,

@@ -41,7 +41,9 @@ impl Rope {
             None => (theta, config.number("partial_rotary_factor", 1.0)?),
         };
         if !(theta > 0.0) || part != 1.0 || !width.is_multiple_of(2) {
-            let message = format!("rope_theta {theta}, partial_rotary_factor {part}, heads of {width}: a positive theta, 1 and an even width are wanted");
+            let message = format!(
+                "rope_theta {theta}, partial_rotary_factor {part}, heads of {width}: a positive theta, 1 and an even width are wanted"
+            );
             return Err(config.error(message));
         }
         let mut frequencies: Vec<f64> = (0..width / 2).map(|i| theta.powf(-2.0 * i as f64 / width as f64)).collect();
@@ -103,7 +105,8 @@ fn llama3(config: &Config, s: &Config, frequencies: &mut [f64]) -> Result<()> {
     let (factor, low, high) = (s.number("factor", 8.0)?, s.number("low_freq_factor", 1.0)?, s.number("high_freq_factor", 4.0)?);
     let context = s.number("original_max_position_embeddings", config.number("max_position_embeddings", 8192.0)?)?;
     if !(factor > 0.0 && low > 0.0 && high > low && context > 0.0) {
-        let message = format!("factor {factor}, low_freq_factor {low}, high_freq_factor {high}: positive numbers are wanted, high above low");
+        let message =
+            format!("factor {factor}, low_freq_factor {low}, high_freq_factor {high}: positive numbers are wanted, high above low");
         return Err(s.error(message));
     }
     for f in frequencies {

@@ -334,7 +334,8 @@ impl Seq2Seq {
         let buckets = config.size("relative_attention_num_buckets", 32, 1 << 16)?;
         let largest = config.size("relative_attention_max_distance", 128, 1 << 20)?;
         if buckets < 4 || largest <= buckets / 2 {
-            let message = format!("{buckets} buckets for distances up to {largest}: at least 4, and a distance above half of them are wanted");
+            let message =
+                format!("{buckets} buckets for distances up to {largest}: at least 4, and a distance above half of them are wanted");
             return Err(config.error(message));
         }
         let s = Sizes {

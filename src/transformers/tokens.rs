@@ -77,7 +77,10 @@ pub(crate) fn integer(token: u32) -> Result<i32> {
 /// The longest text of a model against the one at hand.
 pub(crate) fn fits(op: &'static str, length: usize, context: usize) -> Result<()> {
     if length > context {
-        return Err(Error::argument(op, format!("{length} tokens, and the model's context holds {context}: shorten the text, or split it")));
+        return Err(Error::argument(
+            op,
+            format!("{length} tokens, and the model's context holds {context}: shorten the text, or split it"),
+        ));
     }
     Ok(())
 }

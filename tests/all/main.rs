@@ -36,6 +36,9 @@ mod reads;
 mod registry;
 #[cfg(feature = "wgpu")]
 mod shaders;
+#[cfg(feature = "text")]
+mod text;
 mod training;
 mod transformers;
+mod transformers_bad;
 mod transforms;

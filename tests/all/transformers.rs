@@ -4,7 +4,8 @@ use fornax::generate::{Generation, generate, stream};
 use fornax::io::{StateDict, safetensors};
 use fornax::nn::Module;
 use fornax::transformers::{
-    CausalLm, Checkpoint, Encoder, KvCache, LoadOptions, MaskedLm, NextSentence, QuestionAnswerer, Seq2Seq, SequenceClassifier, TokenClassifier, Tokens,
+    CausalLm, Checkpoint, Encoder, KvCache, LoadOptions, MaskedLm, NextSentence, QuestionAnswerer, Seq2Seq, SequenceClassifier,
+    TokenClassifier, Tokens,
 };
 use fornax::{DType, Device, Result, Tensor, no_grad};
 
@@ -91,9 +92,8 @@ fn encoders_as_transformers() {
 
 /// Prompts without their padding.
 fn prompts(ids: &Tensor, mask: &Tensor) -> Vec<Vec<u32>> {
+    let width = ids.dims()[1];
     let (ids, mask) = (ids.to_vec::<i32>().unwrap(), mask.to_vec::<i32>().unwrap());
-    let width = 7.min(ids.len());
-    let width = if ids.len() % 7 == 0 { width } else { 9 };
     let rows = ids.chunks(width).zip(mask.chunks(width));
     rows.map(|(i, m)| i.iter().zip(m).filter(|(_, m)| **m == 1).map(|(i, _)| *i as u32).collect()).collect()
 }
@@ -125,10 +125,19 @@ fn generations(name: &str, model: &dyn fornax::generate::Generative, e: &StateDi
     assert_eq!(one, rows(&e["greedy"], None)[1], "{name}, one row");
     let options = Generation { repetition_penalty: 1.5, ..greedy(vec![]) };
     assert_eq!(generate(model, prompts, &options)?[0], rows(&e["greedy_repetition"], None)[0], "{name}, repetition penalty");
-    let beams = |beams, length_penalty, early_stopping| Generation { max_new_tokens: 10, beams, length_penalty, early_stopping, ..greedy(vec![end]) };
-    for (key, options) in
-        [("beam", beams(3, 1.0, false)), ("beam_long", beams(4, 2.0, false)), ("beam_short", beams(3, -1.0, false)), ("beam_early", beams(3, 1.0, true))]
-    {
+    let beams = |beams, length_penalty, early_stopping| Generation {
+        max_new_tokens: 10,
+        beams,
+        length_penalty,
+        early_stopping,
+        ..greedy(vec![end])
+    };
+    for (key, options) in [
+        ("beam", beams(3, 1.0, false)),
+        ("beam_long", beams(4, 2.0, false)),
+        ("beam_short", beams(3, -1.0, false)),
+        ("beam_early", beams(3, 1.0, true)),
+    ] {
         let found = generate(model, prompts, &options)?;
         // transformers fills up with 0, and cuts all rows at the longest.
         for (found, want) in found.iter().zip(rows(&e[key], Some(end))) {
