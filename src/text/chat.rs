@@ -3,6 +3,7 @@
 use super::tokenizer::special;
 use crate::transformers::Config;
 use crate::{Error, Result};
+use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, ErrorKind, Value, context};
 use std::path::Path;
 use std::sync::Arc;
@@ -60,8 +61,7 @@ impl ChatTemplate {
     pub fn new(source: &str) -> Result<ChatTemplate> {
         let mut e = Environment::new();
         // As transformers sets Jinja up.
-        e.set_trim_blocks(true);
-        e.set_lstrip_blocks(true);
+        e.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(|e| wrong(&e))?);
         e.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         e.add_function("raise_exception", |message: String| -> std::result::Result<Value, minijinja::Error> {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
@@ -100,10 +100,10 @@ impl ChatTemplate {
     /// # Errors
     /// What the template raises, or cannot do.
     pub fn render(&self, messages: &[Message], answer: bool) -> Result<String> {
-        let messages: Vec<Value> = messages.iter().map(|m| context! { role => m.role, content => m.content }).collect();
-        let tokens: std::collections::BTreeMap<&str, &str> = self.tokens.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        let messages: Vec<Value> = messages.iter().map(|m| context! { role => m.role.as_str(), content => m.content.as_str() }).collect();
+        let tokens = Value::from_pairs(self.tokens.iter().map(|(k, v)| (k.as_str(), v.as_str())));
         let template = self.environment.get_template(NAME).map_err(|e| wrong(&e))?;
-        let values = context! { messages => messages, add_generation_prompt => answer, ..Value::from_serialize(&tokens) };
+        let values = context! { messages => messages, add_generation_prompt => answer, ..tokens };
         template.render(values).map_err(|e| wrong(&e))
     }
 }

@@ -130,7 +130,6 @@ impl KvCache {
 
 /// The place of a forward pass: which tokens of the text it reads, what each of them may look at, and the cache, if there is one.
 pub struct Step<'a> {
-    pub(super) batch: usize,
     pub(super) len: usize,
     pub(super) start: usize,
     /// Keys that attention sees: of the cache, or of this pass.
@@ -145,9 +144,9 @@ pub struct Step<'a> {
 }
 
 impl<'a> Step<'a> {
-    /// A pass over `[batch, len]` tokens; `mask` is `[B, 1, 1, T]`, for a pass without a cache.
-    pub(super) fn new(batch: usize, len: usize, mask: Option<Tensor>, cache: Option<&'a mut KvCache>, device: Device) -> Result<Step<'a>> {
-        let mut step = Step { batch, len, start: 0, keys: len, positions: None, valid: mask, windowed: None, cache: None, device };
+    /// A pass over `[B, len]` tokens; `mask` is `[B, 1, 1, T]`, for a pass without a cache.
+    pub(super) fn new(len: usize, mask: Option<Tensor>, cache: Option<&'a mut KvCache>, device: Device) -> Result<Step<'a>> {
+        let mut step = Step { len, start: 0, keys: len, positions: None, valid: mask, windowed: None, cache: None, device };
         if let Some(cache) = cache {
             cache.reserve(len);
             (step.start, step.keys) = (cache.len, cache.capacity);
@@ -162,7 +161,10 @@ impl<'a> Step<'a> {
     }
 
     /// The rows of a table `[places, ..]` for the tokens: `[1 or B, T, ..]`.
-    pub(super) fn rows(&self, table: &Tensor) -> Result<Tensor> {
+    ///
+    /// # Errors
+    /// A table of fewer places.
+    pub fn rows(&self, table: &Tensor) -> Result<Tensor> {
         match &self.positions {
             None => table.try_narrow(0, self.start, self.len)?.try_unsqueeze(0),
             Some(p) => table.try_embedding(p),
@@ -170,13 +172,19 @@ impl<'a> Step<'a> {
     }
 
     /// The places of the tokens of this pass, `[T]`.
-    pub(super) fn queries(&self) -> Result<Tensor> {
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn queries(&self) -> Result<Tensor> {
         let from = self.start as i64;
         Tensor::try_arange(from, from + self.len as i64, 1, (DType::I32, self.device))
     }
 
-    /// The places of the keys, `[keys]`.
-    pub(super) fn places(&self) -> Result<Tensor> {
+    /// The places of the keys that attention sees, `[keys]`.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn places(&self) -> Result<Tensor> {
         Tensor::try_arange(0, self.keys as i64, 1, (DType::I32, self.device))
     }
 

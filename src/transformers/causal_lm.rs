@@ -142,8 +142,8 @@ impl CausalLm {
     }
 
     fn run(&self, tokens: &Tokens, cache: Option<&mut KvCache>, seen: &mut dyn FnMut(&Tensor)) -> Result<Tensor> {
-        let (b, t, mask) = tokens.checked("CausalLm")?;
-        let mut step = Step::new(b, t, mask, cache, tokens.ids.device())?;
+        let (_, t, mask) = tokens.checked("CausalLm")?;
+        let mut step = Step::new(t, mask, cache, tokens.ids.device())?;
         fits("CausalLm", step.start + t, self.decoder.shape().context)?;
         let x = self.decoder.forward(&tokens.ids, &mut step, seen)?;
         step.finish();

@@ -412,7 +412,7 @@ impl Seq2Seq {
             return Err(Error::shape("Seq2Seq", &[tokens.ids.shape(), source.states.shape()], expected));
         }
         let device = tokens.ids.device();
-        let step = std::cell::RefCell::new(Step::new(b, t, mask, cache, device)?);
+        let step = std::cell::RefCell::new(Step::new(t, mask, cache, device)?);
         let (queries, keys) = (step.borrow().queries()?, step.borrow().places()?);
         let bias = self.decoder.table().map(|b| self.decoder.buckets.bias(b, &queries, &keys, device)).transpose()?;
         let mut own = |i: usize, h: &Heads, x: &Tensor| {
