@@ -10,6 +10,7 @@ pub mod data;
 mod device;
 mod dtype;
 mod error;
+pub mod generate;
 mod graph;
 pub mod io;
 mod layout;
@@ -26,7 +27,10 @@ mod stats;
 mod tensor;
 #[doc(hidden)]
 pub mod testing;
+#[cfg(feature = "text")]
+pub mod text;
 pub mod train;
+pub mod transformers;
 
 pub use autocast::autocast;
 pub use autograd::{GradCheck, Gradients, check_gradients, check_second_gradients, checkpoint, grad, grad_with, no_grad};

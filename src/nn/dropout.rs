@@ -41,8 +41,13 @@ macro_rules! layers {
                 self.p
             }
 
+            /// The probability of a zero in the present mode: 0 in evaluation mode.
+            pub fn rate(&self) -> f64 {
+                if self.mode.is_training() { self.p } else { 0.0 }
+            }
+
             fn is_idle(&self) -> bool {
-                !self.mode.is_training() || self.p == 0.0
+                self.rate() == 0.0
             }
         }
     )* };

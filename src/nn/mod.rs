@@ -39,6 +39,7 @@ pub(crate) mod param;
 mod pool;
 mod resample;
 mod rnn;
+mod slot;
 pub(crate) mod state;
 mod summary;
 
@@ -64,6 +65,7 @@ pub use param::{Buffer, Counter, Mode, Param};
 pub use pool::{AdaptiveAvgPool1d, AdaptiveAvgPool2d, AdaptiveMaxPool1d, AdaptiveMaxPool2d, AvgPool1d, AvgPool2d, MaxPool1d, MaxPool2d};
 pub use resample::{PixelShuffle, PixelUnshuffle, Upsample};
 pub use rnn::{GRU, LSTM, RNN};
+pub use slot::Slot;
 pub use state::Loaded;
 pub use summary::{LayerSummary, Summary};
 

@@ -1,6 +1,6 @@
 //! The `Module` trait: parameters by path, state dicts, training mode, devices, a summary.
 
-use super::{Buffer, Counter, Mode, Param, state};
+use super::{Buffer, Counter, Mode, Param, Slot, state};
 use crate::io::StateDict;
 use crate::{DType, Device, Error, Result, Tensor};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -20,6 +20,8 @@ pub enum Item<'a> {
     Counter(&'a Counter),
     /// A training flag.
     Mode(&'a Mode),
+    /// A layer that can be replaced; what is in it comes next.
+    Slot(&'a Slot),
 }
 
 /// A walk over a module and all that is in it; `#[derive(Module)]` writes the calls.
@@ -112,6 +114,17 @@ pub trait Module {
         self.walk(&mut Walk::new(&mut |path, item| {
             if let Item::Buffer(b) = item {
                 out.push((path.to_string(), b.clone()));
+            }
+        }));
+        out
+    }
+
+    /// The layers that can be replaced ([`Slot`]), with their paths.
+    fn named_slots(&self) -> Vec<(String, Slot)> {
+        let mut out = Vec::new();
+        self.walk(&mut Walk::new(&mut |path, item| {
+            if let Item::Slot(s) = item {
+                out.push((path.to_string(), s.clone()));
             }
         }));
         out

@@ -46,5 +46,9 @@ mod snapshots;
 mod summaries;
 mod train_tools;
 mod trainer;
+#[cfg(feature = "text")]
+mod text;
 mod training;
+mod transformers;
+mod transformers_bad;
 mod transforms;

@@ -1,0 +1,127 @@
+//! Beam search, as `transformers` does it.
+
+use super::process::log_softmax;
+use super::{Begun, Chain};
+use crate::transformers::integer;
+use crate::{Device, Error, Result, Tensor};
+
+/// A text with its score.
+#[derive(Clone)]
+struct Beam {
+    tokens: Vec<u32>,
+    score: f32,
+}
+
+/// What is known of one prompt.
+struct Row {
+    /// Texts that go on, best first.
+    running: Vec<Beam>,
+    /// Texts that have ended, best first; at most as many as beams.
+    finished: Vec<Beam>,
+    /// No running text can become better than the finished ones.
+    settled: bool,
+}
+
+/// A score that no text has.
+const NONE: f32 = -1e9;
+
+pub(super) fn search(begun: Begun<'_>, chain: &Chain<'_>, rows: usize, vocabulary: usize, device: Device) -> Result<Vec<Vec<u32>>> {
+    let options = chain.options;
+    let beams = options.beams;
+    if options.sample {
+        return Err(Error::argument("generate", "beam search takes the likeliest texts: sample must be false with more than one beam"));
+    }
+    let keep = (1 + chain.ends.len()).max(2).saturating_mul(beams);
+    if keep > vocabulary {
+        let message = format!("{beams} beams for a vocabulary of {vocabulary} are too many: {keep} candidates must be in it");
+        return Err(Error::argument("generate", message));
+    }
+    let Begun { mut session, logits, history, room } = begun;
+    let longest = options.max_new_tokens.min(room);
+    let start: Vec<usize> = history.iter().map(Vec::len).collect();
+    let mut all: Vec<Row> = history
+        .into_iter()
+        .map(|tokens| Row { running: vec![Beam { tokens, score: 0.0 }], finished: Vec::new(), settled: false })
+        .collect();
+    if longest == 0 {
+        return Ok(vec![Vec::new(); rows]);
+    }
+    // The first logits have one row a prompt, the others one a beam.
+    let (mut logits, mut first) = (logits, true);
+    for len in 1.. {
+        let mut settle = vec![&logits];
+        settle.extend(session.state());
+        crate::eval(&settle)?;
+        let host = logits.to_vec::<f32>()?;
+        let (mut parents, mut next) = (Vec::new(), Vec::new());
+        let mut goes_on = false;
+        for (r, row) in all.iter_mut().enumerate() {
+            let base = if first { r } else { r * beams };
+            let mut candidates = Vec::new();
+            for (b, beam) in row.running.iter().enumerate() {
+                let mut scores = log_softmax(&host[(base + b) * vocabulary..][..vocabulary]);
+                chain.process(&beam.tokens, &mut scores);
+                candidates.extend(scores.iter().enumerate().map(|(t, s)| (s + beam.score, b, t as u32)));
+            }
+            if candidates.iter().any(|c| c.0.is_nan()) {
+                return Err(Error::argument("generate", "the logits hold NaN: the weights or a logits processor are at fault"));
+            }
+            best(&mut candidates, keep);
+            let mut running = Vec::with_capacity(beams);
+            let mut ended = Vec::new();
+            for (rank, &(score, b, token)) in candidates.iter().enumerate() {
+                let mut tokens = row.running[b].tokens.clone();
+                tokens.push(token);
+                let ends = len == longest || chain.ends(&tokens[start[r]..]);
+                if ends && rank < beams {
+                    ended.push(Beam { tokens: tokens.clone(), score: score / (len as f32).powf(options.length_penalty as f32) });
+                }
+                running.push((if ends { score + NONE } else { score }, Beam { tokens, score }, base + b, ends));
+            }
+            let full = row.finished.len() == beams && options.early_stopping;
+            if !row.settled && !full {
+                row.finished.extend(ended);
+                row.finished.sort_by(|a, b| b.score.total_cmp(&a.score));
+                row.finished.truncate(beams);
+            }
+            running.sort_by(|a, b| b.0.total_cmp(&a.0));
+            // Not all that goes on may have ended: else there is nothing to go on with.
+            let open = running.iter().any(|c| !c.3);
+            running.truncate(beams);
+            row.running.clear();
+            for (score, beam, parent, _) in running {
+                parents.push(parent);
+                next.push(integer(*beam.tokens.last().unwrap_or(&0))?);
+                row.running.push(Beam { score, ..beam });
+            }
+            // What the best running text is worth now, against the worst that it could replace.
+            let hope = row.running.first().map_or(NONE, |b| b.score) / (len as f32).powf(options.length_penalty as f32);
+            let worst = if row.finished.len() == beams { row.finished.last().map_or(NONE, |b| b.score) } else { NONE };
+            row.settled |= row.finished.len() == beams && !(hope > worst) || !(hope > NONE);
+            let done = row.settled || !open || (options.early_stopping && row.finished.len() == beams);
+            goes_on |= !done;
+        }
+        if !goes_on || len == longest {
+            break;
+        }
+        let parents: Vec<i32> = parents.iter().map(|&p| integer(p as u32)).collect::<Result<_>>()?;
+        session.reorder(&Tensor::from_slice(&parents, parents.len(), device)?)?;
+        first = false;
+        logits = session.step(&Tensor::from_slice(&next, [next.len(), 1], device)?)?;
+    }
+    let answer = |(r, row): (usize, &Row)| {
+        let best = row.finished.first().or(row.running.first());
+        best.map_or_else(Vec::new, |b| b.tokens[start[r]..].to_vec())
+    };
+    Ok(all.iter().enumerate().map(answer).collect())
+}
+
+/// Leaves the best candidates, best first; of equals the one that came first.
+fn best(candidates: &mut Vec<(f32, usize, u32)>, keep: usize) {
+    let order = |a: &(f32, usize, u32), b: &(f32, usize, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)).then(a.2.cmp(&b.2));
+    if keep < candidates.len() {
+        candidates.select_nth_unstable_by(keep, order);
+        candidates.truncate(keep);
+    }
+    candidates.sort_by(order);
+}

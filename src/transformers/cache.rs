@@ -1,0 +1,259 @@
+//! What attention remembers between the tokens of a text, and where in the text a forward pass stands.
+
+use super::tokens::integer;
+use crate::nn::Dropout;
+use crate::{Attention, DType, Device, Error, Result, Tensor};
+
+/// The keys and values of what a decoder has read, for each layer `[B, heads, capacity, width]`. The capacity doubles when it is full, and what lies behind
+/// the length is hidden by the causal mask, so that a token needs no new plan; the update is in place.
+///
+/// Rows of a batch end together: shorter prompts are padded on the left.
+///
+/// ```
+/// use fornax::transformers::KvCache;
+/// let cache = KvCache::new();
+/// assert_eq!((cache.len(), cache.capacity()), (0, 0));
+/// ```
+#[derive(Default)]
+pub struct KvCache {
+    layers: Vec<Option<(Tensor, Tensor)>>,
+    cross: Vec<Option<(Tensor, Tensor)>>,
+    len: usize,
+    capacity: usize,
+    /// The padding on the left of each row, `[B, 1]` in i32.
+    pads: Option<Tensor>,
+}
+
+/// The capacity that a cache starts with.
+const FIRST: usize = 64;
+
+impl KvCache {
+    /// An empty cache for rows without padding.
+    pub fn new() -> KvCache {
+        KvCache::default()
+    }
+
+    /// An empty cache for rows whose first `pads[b]` tokens are padding.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn padded(pads: &[usize], device: Device) -> Result<KvCache> {
+        let mut cache = KvCache::new();
+        if pads.iter().any(|&p| p > 0) {
+            let pads: Vec<i32> = pads.iter().map(|&p| integer(p as u32)).collect::<Result<_>>()?;
+            let rows = pads.len();
+            cache.pads = Some(Tensor::from_vec(pads, [rows, 1], device)?);
+        }
+        Ok(cache)
+    }
+
+    /// The number of tokens that it holds.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The number of tokens that fit before it grows.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Everything that it holds, to be evaluated with what is read: else each layer's update would be a root of its own.
+    pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        self.layers.iter().chain(&self.cross).flatten().flat_map(|(k, v)| [k, v])
+    }
+
+    /// Lets row `i` go on from what was row `rows[i]`, as a beam search does.
+    ///
+    /// # Errors
+    /// No such row: an `Error::Index` when the result is read.
+    pub fn reorder(&mut self, rows: &Tensor) -> Result<()> {
+        for (k, v) in self.layers.iter_mut().chain(&mut self.cross).flatten() {
+            let chosen = (k.try_index_select(0, rows)?, v.try_index_select(0, rows)?);
+            (*k, *v) = chosen;
+        }
+        if let Some(p) = &mut self.pads {
+            *p = p.try_index_select(0, rows)?;
+        }
+        Ok(())
+    }
+
+    fn reserve(&mut self, more: usize) {
+        if self.len + more > self.capacity {
+            self.capacity = (self.len + more).next_power_of_two().max(FIRST);
+        }
+    }
+
+    /// Writes the keys and values of the tokens from `start` on, and gives all of them.
+    fn update(&mut self, layer: usize, start: usize, k: &Tensor, v: &Tensor) -> Result<(Tensor, Tensor)> {
+        if self.layers.len() <= layer {
+            self.layers.resize(layer + 1, None);
+        }
+        let capacity = self.capacity;
+        let held = self.layers[layer].clone();
+        let write = |old: Option<Tensor>, new: &Tensor| -> Result<Tensor> {
+            let mut shape = new.shape().clone();
+            shape[2] = capacity;
+            let blank = || Tensor::try_zeros(&shape, (new.dtype(), new.device()));
+            let old = match old {
+                None => blank()?,
+                Some(t) if t.dims()[2] < capacity => blank()?.try_slice_assign_at(2, 0, &t)?,
+                Some(t) => t,
+            };
+            if old.dims()[0] != shape[0] {
+                let expected = format!("{} rows, as many as the cache holds", old.dims()[0]);
+                return Err(Error::shape("KvCache", &[new.shape()], expected));
+            }
+            old.try_slice_assign_at(2, start, new)
+        };
+        let (old_k, old_v) = held.unzip();
+        let now = (write(old_k, k)?, write(old_v, v)?);
+        self.layers[layer] = Some(now.clone());
+        Ok(now)
+    }
+
+    /// The keys and values of what a decoder looks at besides its own text: computed once.
+    pub(super) fn cross(&mut self, layer: usize, make: impl FnOnce() -> Result<(Tensor, Tensor)>) -> Result<(Tensor, Tensor)> {
+        if self.cross.len() <= layer {
+            self.cross.resize(layer + 1, None);
+        }
+        if self.cross[layer].is_none() {
+            self.cross[layer] = Some(make()?);
+        }
+        self.cross[layer].clone().ok_or_else(|| Error::argument("KvCache", "no keys"))
+    }
+}
+
+/// The place of a forward pass: which tokens of the text it reads, what each of them may look at, and the cache, if there is one.
+pub struct Step<'a> {
+    pub(super) len: usize,
+    pub(super) start: usize,
+    /// Keys that attention sees: of the cache, or of this pass.
+    pub(super) keys: usize,
+    /// Positions `[B, T]` where rows differ.
+    positions: Option<Tensor>,
+    /// Keys that are no padding, `[B, 1, 1, keys]`.
+    valid: Option<Tensor>,
+    windowed: Option<(usize, Option<Tensor>)>,
+    pub(super) cache: Option<&'a mut KvCache>,
+    pub(super) device: Device,
+}
+
+impl<'a> Step<'a> {
+    /// A pass over `[B, len]` tokens; `mask` is `[B, 1, 1, T]`, for a pass without a cache.
+    pub(super) fn new(len: usize, mask: Option<Tensor>, cache: Option<&'a mut KvCache>, device: Device) -> Result<Step<'a>> {
+        let mut step = Step { len, start: 0, keys: len, positions: None, valid: mask, windowed: None, cache: None, device };
+        if let Some(cache) = cache {
+            cache.reserve(len);
+            (step.start, step.keys) = (cache.len, cache.capacity);
+            if let Some(pads) = &cache.pads {
+                let at = step.queries()?.try_unsqueeze(0)?.try_sub(pads)?;
+                step.positions = Some(at.try_clamp(0, i32::MAX)?);
+                step.valid = Some(step.places()?.try_ge(pads)?.try_reshape([pads.dims()[0], 1, 1, step.keys])?);
+            }
+            step.cache = Some(cache);
+        }
+        Ok(step)
+    }
+
+    /// The rows of a table `[places, ..]` for the tokens: `[1 or B, T, ..]`.
+    ///
+    /// # Errors
+    /// A table of fewer places.
+    pub fn rows(&self, table: &Tensor) -> Result<Tensor> {
+        match &self.positions {
+            None => table.try_narrow(0, self.start, self.len)?.try_unsqueeze(0),
+            Some(p) => table.try_embedding(p),
+        }
+    }
+
+    /// The places of the tokens of this pass, `[T]`.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn queries(&self) -> Result<Tensor> {
+        let from = self.start as i64;
+        Tensor::try_arange(from, from + self.len as i64, 1, (DType::I32, self.device))
+    }
+
+    /// The places of the keys that attention sees, `[keys]`.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn places(&self) -> Result<Tensor> {
+        Tensor::try_arange(0, self.keys as i64, 1, (DType::I32, self.device))
+    }
+
+    /// What a token may look at, besides what the causal rule hides: the same for all layers of one window.
+    fn mask(&mut self, window: Option<usize>) -> Result<Option<Tensor>> {
+        let Some(w) = window.filter(|&w| w < self.start + self.len) else { return Ok(self.valid.clone()) };
+        if let Some((known, mask)) = &self.windowed
+            && *known == w
+        {
+            return Ok(mask.clone());
+        }
+        let oldest = self.queries()?.try_sub(w)?.try_unsqueeze(1)?;
+        let near = self.places()?.try_unsqueeze(0)?.try_gt(&oldest)?.try_reshape([1, 1, self.len, self.keys])?;
+        let mask = match &self.valid {
+            Some(valid) => near.try_logical_and(valid)?,
+            None => near,
+        };
+        self.windowed = Some((w, Some(mask.clone())));
+        Ok(Some(mask))
+    }
+
+    /// Causal attention of a layer: q `[B, H, T, D]`, k and v `[B, G, T, D]`; the result is `[B, T, H·D]`.
+    ///
+    /// # Errors
+    /// Shapes that do not belong together.
+    pub fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor, how: &Attend) -> Result<Tensor> {
+        let (k, v) = match &mut self.cache {
+            Some(c) => c.update(layer, self.start, k, v)?,
+            None => (k.clone(), v.clone()),
+        };
+        let dropout = how.dropout.map_or(0.0, Dropout::rate);
+        let mask = self.mask(how.window)?;
+        let options = Attention { mask, bias: how.bias.cloned(), causal: true, position: self.start, scale: how.scale, dropout };
+        merged(&q.try_scaled_dot_product_attention(&k, &v, &options)?)
+    }
+
+    /// The tokens of this pass are in the cache.
+    pub(super) fn finish(self) {
+        if let Some(c) = self.cache {
+            c.len += self.len;
+        }
+    }
+}
+
+/// The options of [`Step::attend`].
+#[derive(Clone, Copy, Default)]
+pub struct Attend<'a> {
+    /// A token sees so many tokens, itself among them.
+    pub window: Option<usize>,
+    /// Numbers that broadcast to `[B, H, T, keys]` and are added to the scores.
+    pub bias: Option<&'a Tensor>,
+    /// The factor of the scores; 1/√D if not given.
+    pub scale: Option<f64>,
+    /// Drops weights in training.
+    pub dropout: Option<&'a Dropout>,
+}
+
+/// `[B, T, H·D]` as heads `[B, H, T, D]`.
+pub(super) fn split(x: &Tensor, heads: usize) -> Result<Tensor> {
+    let &[b, t, w] = x.dims() else {
+        return Err(Error::shape("attention", &[x.shape()], "states [B, T, W]"));
+    };
+    x.try_reshape([b, t, heads, w / heads.max(1)])?.try_transpose(1, 2)
+}
+
+/// Heads `[B, H, T, D]` as `[B, T, H·D]`.
+pub(super) fn merged(x: &Tensor) -> Result<Tensor> {
+    let &[b, h, t, d] = x.dims() else {
+        return Err(Error::shape("attention", &[x.shape()], "heads [B, H, T, D]"));
+    };
+    x.try_transpose(1, 2)?.try_reshape([b, t, h * d])
+}

@@ -1,0 +1,286 @@
+//! Encoders with a head for a task.
+
+use super::encoder::EncoderFamily;
+use super::{Activation, Checkpoint, Config, Encoder, LoadOptions, Tokens, blank};
+use crate::nn::{Dropout, Forward, LayerNorm, Module, Param, Slot, Walk};
+use crate::{Error, Options, Result, Tensor};
+use std::path::Path;
+
+/// The constructors and the walk that all models of an encoder and a head have.
+macro_rules! models {
+    ($($(#[$doc:meta])* $name:ident, $head:ident, $pooler:expr;)*) => { $(
+        $(#[$doc])*
+        pub struct $name {
+            encoder: Encoder,
+            head: $head,
+            labels: Vec<String>,
+        }
+
+        impl $name {
+            /// A new model of the family and sizes that the config gives, to be trained.
+            ///
+            /// # Errors
+            /// A config of another family, or with sizes that cannot be.
+            pub fn new(config: &Config, options: impl Into<Options>) -> Result<$name> {
+                let model = $name::blank(config, options.into())?;
+                blank::draw(&model, config.number("initializer_range", 0.02)?)?;
+                Ok(model)
+            }
+
+            /// Loads a folder. In evaluation mode.
+            ///
+            /// # Errors
+            /// As [`Checkpoint::open`] and [`Checkpoint::fill`]; another family's folder.
+            pub fn load(folder: impl AsRef<Path>, options: impl Into<LoadOptions>) -> Result<$name> {
+                $name::from_checkpoint(&Checkpoint::open(folder)?, &options.into())
+            }
+
+            /// As `load`, from an open checkpoint.
+            ///
+            /// # Errors
+            /// As [`Checkpoint::fill`]; another family's folder.
+            pub fn from_checkpoint(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<$name> {
+                let model = $name::blank(checkpoint.config(), options.device.into())?;
+                checkpoint.fill(&model, model.encoder.family().names().prefix, options)?;
+                model.eval();
+                Ok(model)
+            }
+
+            fn blank(config: &Config, o: Options) -> Result<$name> {
+                let pooler: fn(EncoderFamily) -> bool = $pooler;
+                let mut encoder = Encoder::blank(config, true, o)?;
+                if !pooler(encoder.family()) {
+                    encoder.pooler = None;
+                }
+                Ok($name { head: $head::blank(&encoder, config, o)?, labels: config.labels()?, encoder })
+            }
+
+            /// The encoder.
+            pub fn encoder(&self) -> &Encoder {
+                &self.encoder
+            }
+
+            /// The names of the classes, as config.json has them.
+            pub fn labels(&self) -> &[String] {
+                &self.labels
+            }
+        }
+
+        impl Module for $name {
+            fn walk(&self, walk: &mut Walk<'_>) {
+                walk.module(stringify!($name));
+                walk.field(self.encoder.family().names().prefix, |walk| self.encoder.walk(walk));
+                self.head.walk(walk);
+            }
+        }
+    )* };
+}
+
+models! {
+    /// An encoder that says which token stands behind a mask.
+    MaskedLm, MaskedHead, |_| false;
+    /// An encoder that gives a text one of several classes, or one number.
+    SequenceClassifier, ClassifierHead, |family| family == EncoderFamily::Bert;
+    /// An encoder that gives each token one of several classes: named entities, parts of speech.
+    TokenClassifier, TokenHead, |_| false;
+    /// An encoder that finds the first and the last token of an answer.
+    QuestionAnswerer, AnswerHead, |_| false;
+    /// An encoder that says whether one sentence follows another (class 0) or not (class 1). BERT's only.
+    NextSentence, NextHead, |_| true;
+}
+
+/// A transformation, and the product with the table of tokens.
+struct MaskedHead {
+    family: EncoderFamily,
+    dense: Slot,
+    activation: Activation,
+    norm: LayerNorm,
+    table: Param,
+    bias: Param,
+}
+
+impl MaskedHead {
+    fn blank(encoder: &Encoder, config: &Config, o: Options) -> Result<MaskedHead> {
+        let (family, shape) = (encoder.family(), encoder.shape());
+        let (eps, default) = (config.eps("layer_norm_eps", 1e-12)?, "gelu");
+        Ok(MaskedHead {
+            family,
+            dense: blank::linear(shape.width, shape.width, true, o)?,
+            activation: match family {
+                EncoderFamily::Bert => Activation::named(config, "hidden_act", default)?,
+                EncoderFamily::DistilBert => Activation::named(config, "activation", default)?,
+                EncoderFamily::Roberta => Activation::Gelu,
+            },
+            norm: blank::layer_norm(shape.width, eps, o)?,
+            table: encoder.embedding().weight.clone(),
+            bias: Param::new(Tensor::try_zeros(shape.vocabulary, o)?),
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let y = self.norm.forward(&self.activation.apply(&self.dense.forward(x)?)?)?;
+        y.try_linear(&self.table.get(), Some(&self.bias.get()))
+    }
+}
+
+impl Module for MaskedHead {
+    fn walk(&self, walk: &mut Walk<'_>) {
+        let [dense, norm, table, bias] = match self.family {
+            EncoderFamily::Bert => [
+                "cls.predictions.transform.dense",
+                "cls.predictions.transform.LayerNorm",
+                "cls.predictions.decoder.weight",
+                "cls.predictions.bias",
+            ],
+            EncoderFamily::Roberta => ["lm_head.dense", "lm_head.layer_norm", "lm_head.decoder.weight", "lm_head.bias"],
+            EncoderFamily::DistilBert => ["vocab_transform", "vocab_layer_norm", "vocab_projector.weight", "vocab_projector.bias"],
+        };
+        walk.field(dense, |walk| self.dense.walk(walk));
+        walk.field(norm, |walk| self.norm.walk(walk));
+        walk.field(table, |walk| self.table.walk(walk));
+        walk.field(bias, |walk| self.bias.walk(walk));
+    }
+}
+
+impl MaskedLm {
+    /// The logits of each place, `[B, T, vocabulary]`.
+    ///
+    /// # Errors
+    /// As [`Encoder::forward`].
+    pub fn forward(&self, tokens: &Tokens) -> Result<Tensor> {
+        self.head.forward(&self.encoder.forward(tokens)?.last)
+    }
+}
+
+/// One or two linear layers on the first token.
+struct ClassifierHead {
+    family: EncoderFamily,
+    first: Option<Slot>,
+    last: Slot,
+    dropout: Dropout,
+}
+
+impl ClassifierHead {
+    fn blank(encoder: &Encoder, config: &Config, o: Options) -> Result<ClassifierHead> {
+        let (family, width) = (encoder.family(), encoder.shape().width);
+        let default = match family {
+            EncoderFamily::DistilBert => config.probability("seq_classif_dropout", 0.2)?,
+            _ => config.probability("hidden_dropout_prob", 0.1)?,
+        };
+        Ok(ClassifierHead {
+            family,
+            first: if family == EncoderFamily::Bert { None } else { Some(blank::linear(width, width, true, o)?) },
+            last: blank::linear(width, config.labels()?.len(), true, o)?,
+            dropout: blank::dropout(config, "classifier_dropout", default)?,
+        })
+    }
+}
+
+impl Module for ClassifierHead {
+    fn walk(&self, walk: &mut Walk<'_>) {
+        let (first, last) = match self.family {
+            EncoderFamily::Roberta => ("classifier.dense", "classifier.out_proj"),
+            _ => ("pre_classifier", "classifier"),
+        };
+        if let Some(f) = &self.first {
+            walk.field(first, |walk| f.walk(walk));
+        }
+        walk.field(last, |walk| self.last.walk(walk));
+        self.dropout.walk(walk);
+    }
+}
+
+impl SequenceClassifier {
+    /// The logits `[B, classes]`.
+    ///
+    /// # Errors
+    /// As [`Encoder::forward`].
+    pub fn forward(&self, tokens: &Tokens) -> Result<Tensor> {
+        let (head, out) = (&self.head, self.encoder.forward(tokens)?);
+        let x = match out.pooled {
+            Some(p) => p,
+            None => out.last.try_select(1, 0)?,
+        };
+        let Some(first) = &head.first else { return head.last.forward(&head.dropout.forward(&x)?) };
+        let x = match head.family {
+            EncoderFamily::Roberta => first.forward(&head.dropout.forward(&x)?)?.try_tanh()?,
+            _ => first.forward(&x)?.try_relu()?,
+        };
+        head.last.forward(&head.dropout.forward(&x)?)
+    }
+}
+
+/// A linear layer on each token.
+#[derive(Module)]
+struct TokenHead {
+    classifier: Slot,
+    dropout: Dropout,
+}
+
+impl TokenHead {
+    fn blank(encoder: &Encoder, config: &Config, o: Options) -> Result<TokenHead> {
+        let default = config.probability("hidden_dropout_prob", config.probability("dropout", 0.1)?)?;
+        let classifier = blank::linear(encoder.shape().width, config.labels()?.len(), true, o)?;
+        Ok(TokenHead { classifier, dropout: blank::dropout(config, "classifier_dropout", default)? })
+    }
+}
+
+impl TokenClassifier {
+    /// The logits `[B, T, classes]`.
+    ///
+    /// # Errors
+    /// As [`Encoder::forward`].
+    pub fn forward(&self, tokens: &Tokens) -> Result<Tensor> {
+        self.head.classifier.forward(&self.head.dropout.forward(&self.encoder.forward(tokens)?.last)?)
+    }
+}
+
+/// Two numbers for each token.
+#[derive(Module)]
+struct AnswerHead {
+    qa_outputs: Slot,
+}
+
+impl AnswerHead {
+    fn blank(encoder: &Encoder, _config: &Config, o: Options) -> Result<AnswerHead> {
+        Ok(AnswerHead { qa_outputs: blank::linear(encoder.shape().width, 2, true, o)? })
+    }
+}
+
+impl QuestionAnswerer {
+    /// The logits of an answer's first and last token, each `[B, T]`.
+    ///
+    /// # Errors
+    /// As [`Encoder::forward`].
+    pub fn forward(&self, tokens: &Tokens) -> Result<(Tensor, Tensor)> {
+        let y = self.head.qa_outputs.forward(&self.encoder.forward(tokens)?.last)?;
+        Ok((y.try_select(-1, 0)?, y.try_select(-1, 1)?))
+    }
+}
+
+/// Two numbers for a pair of sentences.
+#[derive(Module)]
+struct NextHead {
+    #[module(name = "cls.seq_relationship")]
+    relation: Slot,
+}
+
+impl NextHead {
+    fn blank(encoder: &Encoder, config: &Config, o: Options) -> Result<NextHead> {
+        if encoder.pooler.is_none() {
+            return Err(config.error("the next-sentence task is BERT's: other families were not trained for it"));
+        }
+        Ok(NextHead { relation: blank::linear(encoder.shape().width, 2, true, o)? })
+    }
+}
+
+impl NextSentence {
+    /// The logits `[B, 2]`: the second segment follows the first, or does not.
+    ///
+    /// # Errors
+    /// As [`Encoder::forward`].
+    pub fn forward(&self, tokens: &Tokens) -> Result<Tensor> {
+        let pooled = self.encoder.forward(tokens)?.pooled;
+        self.head.relation.forward(&pooled.ok_or_else(|| Error::argument("NextSentence", "the encoder has no pooler"))?)
+    }
+}
