@@ -1,9 +1,9 @@
 //! Memory for time: a part of a model whose activations are computed again in the backward pass.
 
-use super::{Pass, deposit, no_grad};
+use super::{EXTRA, Extra, Pass, no_grad};
 use crate::backend::cpu::CpuCtx;
 use crate::codegen::dispatch::GpuKernel;
-use crate::graph::node::{Inputs, grad_enabled, insert, record, with_grad};
+use crate::graph::node::{Inputs, grad_enabled, insert, next_seq, record, with_grad};
 use crate::graph::{Class, GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp};
 use crate::ops::view::Alias;
 use crate::{DType, Error, Result, Tensor, autocast, rng};
@@ -27,7 +27,7 @@ impl std::fmt::Debug for Checkpoint {
 }
 
 /// Calls `f` on the inputs and keeps nothing of its inside for the backward pass, which calls `f` again. The gradients are the same, those of
-/// parameters that `f` has captured too, and of any order. Random numbers that `f` draws (dropout) are the same both times; running statistics
+/// parameters and tensors that `f` has captured too, and of any order. Random numbers that `f` draws (dropout) are the same both times; running statistics
 /// that it updates (batch norm in training mode) are updated twice.
 ///
 /// # Errors
@@ -79,6 +79,7 @@ impl Op for Checkpoint {
 
     fn vjp(&self, ctx: &Vjp) -> Result<Vec<Option<Tensor>>> {
         let create_graph = grad_enabled();
+        let floor = next_seq();
         // Aliases that gradients pass through: what comes out can be differentiated again.
         let alias = |x: &Tensor| if x.node.requires_grad { record(Arc::new(Alias {}), &[x]) } else { Ok(x.clone()) };
         let (xs, y) = with_grad(true, || -> Result<_> {
@@ -90,16 +91,16 @@ impl Op for Checkpoint {
         if !y.node.requires_grad {
             return Ok(grads);
         }
-        let mut pass = Pass { create_graph, collect: true, ..Pass::default() };
+        let mut pass = Pass { create_graph, collect: true, floor, ..Pass::default() };
         let place = |x: &Tensor| (Arc::as_ptr(&x.node), x.out);
         pass.targets = xs.iter().filter(|x| x.node.requires_grad).map(place).collect();
         pass.run(vec![(y, ctx.cotangent()?.clone())])?;
         for (x, g) in xs.iter().zip(&mut grads[1..]) {
             *g = pass.found.get(&place(x)).cloned();
         }
-        for (id, g) in pass.gradients.by_leaf {
-            deposit(id, g);
-        }
+        let leaves = pass.gradients.by_leaf.into_iter().map(|(id, g)| Extra::Leaf(id, g));
+        let captured = pass.captured.into_iter().map(|(y, g)| Extra::Captured(y, g));
+        EXTRA.with_borrow_mut(|e| e.extend(leaves.chain(captured)));
         Ok(grads)
     }
 

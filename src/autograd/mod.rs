@@ -317,21 +317,29 @@ struct Pass {
     collect: bool,
     found: HashMap<(*const Node, u32), Tensor>,
     gradients: Gradients,
+    /// Nodes that were recorded before this number are another pass's: nothing flows into them here.
+    floor: u64,
+    /// What has flowed back to the outputs of such nodes.
+    captured: Vec<(Tensor, Tensor)>,
+}
+
+/// A gradient that a vjp found on its own (checkpoint), beside those of its inputs.
+enum Extra {
+    /// Of a leaf.
+    Leaf(LeafId, Tensor),
+    /// Of a tensor that was recorded before the op: it flows on in the pass that called the vjp.
+    Captured(Tensor, Tensor),
 }
 
 thread_local! {
-    /// Gradients of leaves that a vjp found on its own (checkpoint): the innermost pass collects them.
-    static EXTRA: RefCell<Vec<(LeafId, Tensor)>> = const { RefCell::new(Vec::new()) };
-}
-
-pub(crate) fn deposit(id: LeafId, gradient: Tensor) {
-    EXTRA.with(|e| e.borrow_mut().push((id, gradient)));
+    /// What a vjp has found: the visit that called it takes it up at once.
+    static EXTRA: RefCell<Vec<Extra>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Pass {
     fn run(&mut self, seeds: Vec<(Tensor, Tensor)>) -> Result<()> {
         let create_graph = self.create_graph;
-        let wanted = if self.targets.is_empty() || self.collect { None } else { Some(reaching(&seeds, &self.targets)) };
+        let wanted = if self.targets.is_empty() || self.collect { None } else { reaching(&seeds, &self.targets) };
         // The youngest node first: everything that consumes a node is younger than it.
         let mut queue: BTreeMap<u64, (Arc<Node>, Vec<Vec<Part>>)> = BTreeMap::new();
         for (y, seed) in seeds {
@@ -345,6 +353,15 @@ impl Pass {
         let mut visited: Vec<Arc<Node>> = Vec::new();
         let mut walk = || {
             while let Some((_, (node, parts))) = queue.pop_last() {
+                if node.seq < self.floor {
+                    for (out, parts) in parts.into_iter().enumerate() {
+                        let y = Tensor { node: node.clone(), out: out as u32 };
+                        if let Some(c) = combine(&y, parts)? {
+                            self.captured.push((y, c));
+                        }
+                    }
+                    continue;
+                }
                 self.visit(&node, parts, wanted.as_ref(), &mut queue)?;
                 visited.push(node);
             }
@@ -355,12 +372,7 @@ impl Pass {
         if result.is_ok() && !self.retain && !self.create_graph {
             visited.iter().for_each(spend);
         }
-        let extra = EXTRA.with(|e| std::mem::take(&mut *e.borrow_mut()));
-        result?;
-        for (id, g) in extra {
-            self.give(id, g)?;
-        }
-        Ok(())
+        result
     }
 
     fn give(&mut self, id: LeafId, g: Tensor) -> Result<()> {
@@ -428,7 +440,15 @@ impl Pass {
             return Ok(());
         }
         let ctx = Vjp { op: op.name(), inputs: &inputs, outputs: &outputs, cotangents: &cotangents, needs: &needs };
-        let grads = op.vjp(&ctx)?;
+        let grads = op.vjp(&ctx);
+        let extra = EXTRA.take();
+        let grads = grads?;
+        for e in extra {
+            match e {
+                Extra::Leaf(id, g) => self.give(id, g)?,
+                Extra::Captured(y, g) => add(queue, &y, Part::Whole(g)),
+            }
+        }
         for ((g, x), need) in grads.into_iter().zip(&inputs).zip(&needs) {
             let (Some(g), true) = (g, *need) else { continue };
             if g.shape() != x.shape() || g.dtype() != x.dtype() {
@@ -472,14 +492,18 @@ fn combine(y: &Tensor, parts: Vec<Part>) -> Result<Option<Tensor>> {
     }))
 }
 
-/// The nodes from which a target can be reached by going back.
-fn reaching(seeds: &[(Tensor, Tensor)], targets: &HashSet<(*const Node, u32)>) -> HashSet<*const Node> {
+/// The nodes from which a target can be reached by going back; `None` where an op on the way finds gradients beside those of its inputs, so that
+/// it cannot be told.
+fn reaching(seeds: &[(Tensor, Tensor)], targets: &HashSet<(*const Node, u32)>) -> Option<HashSet<*const Node>> {
     let ends: HashSet<*const Node> = targets.iter().map(|t| t.0).collect();
     let mut all: BTreeMap<u64, Arc<Node>> = BTreeMap::new();
     let mut stack: Vec<Arc<Node>> = seeds.iter().map(|s| s.0.node.clone()).collect();
     while let Some(n) = stack.pop() {
         if !n.requires_grad || all.insert(n.seq, n.clone()).is_some() || n.leaf.is_some() {
             continue;
+        }
+        if n.body().op.as_ref().is_some_and(|op| op.is_effectful()) {
+            return None;
         }
         stack.extend(n.body().inputs.iter().filter(|t| t.node.requires_grad).map(|t| t.node.clone()));
     }
@@ -494,7 +518,7 @@ fn reaching(seeds: &[(Tensor, Tensor)], targets: &HashSet<(*const Node, u32)>) -
             reach.insert(Arc::as_ptr(n));
         }
     }
-    reach
+    Some(reach)
 }
 
 /// After a backward pass nothing more is kept for gradients.

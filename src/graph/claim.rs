@@ -287,6 +287,9 @@ impl Claim {
 
     /// A leaf is donated when every handle on it belongs to a claimed node that lets go of its inputs, and every view of its memory is too.
     fn donations(&mut self, external: &[bool]) {
+        if self.device.is_some_and(|d| !d.is_gpu()) && self.entries.iter().any(|e| e.op.is_fallible()) {
+            return;
+        }
         let mut alive: SmallVec<[bool; 32]> = SmallVec::from_slice(external);
         let mut held: SmallVec<[bool; 32]> = SmallVec::from_elem(false, self.leaves.len());
         for i in (0..self.entries.len()).rev() {

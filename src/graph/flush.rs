@@ -2,7 +2,7 @@
 
 use super::claim::Claim;
 use super::node::{Node, READY, release};
-use super::op::Key;
+use super::op::{Class, Key};
 use super::plan::{Plan, Planner};
 use super::{Tensor, pending, run};
 use crate::backend::cpu::threads;
@@ -12,7 +12,7 @@ use crate::stats::{COUNTERS, count};
 use crate::{Device, Error, Result};
 use smallvec::SmallVec;
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -142,7 +142,7 @@ fn flush_on(roots: &[Tensor], owned: bool) -> Result<()> {
         }
         drop(guard);
         drop(claim);
-        hosts.iter().try_for_each(host_step)?;
+        host_steps(hosts)?;
     }
 }
 
@@ -161,8 +161,27 @@ pub(crate) fn gpu_steps(roots: &[Tensor], caps: &Caps) -> Result<Vec<crate::code
         }
         drop(guard);
         drop(claim);
-        hosts.iter().try_for_each(host_step)?;
+        host_steps(hosts)?;
     }
+}
+
+/// Runs host steps, and first those that they wait for, the oldest first: so a chain of them, however long, needs no deep stack.
+fn host_steps(hosts: Vec<Arc<Node>>) -> Result<()> {
+    let mut found: BTreeMap<u64, Arc<Node>> = BTreeMap::new();
+    let mut seen: HashSet<*const Node> = HashSet::new();
+    let mut stack = hosts;
+    while let Some(node) = stack.pop() {
+        if node.is_ready() || !seen.insert(Arc::as_ptr(&node)) {
+            continue;
+        }
+        let body = node.body();
+        stack.extend(body.inputs.iter().map(|t| t.node.clone()));
+        if body.op.as_ref().is_some_and(|op| matches!(op.class(), Class::Host)) {
+            drop(body);
+            found.insert(node.seq, node);
+        }
+    }
+    found.into_values().try_for_each(|node| host_step(&node))
 }
 
 /// Runs a host step, outside of the executor's lock: its op may flush.

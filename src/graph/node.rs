@@ -107,6 +107,11 @@ pub(crate) fn with_grad<T>(on: bool, f: impl FnOnce() -> T) -> T {
     f()
 }
 
+/// A number that nodes which are recorded from now on do not go below.
+pub(crate) fn next_seq() -> u64 {
+    SEQ.load(Ordering::Relaxed)
+}
+
 impl Node {
     pub fn body(&self) -> MutexGuard<'_, Body> {
         self.body.lock().unwrap_or_else(|e| e.into_inner())

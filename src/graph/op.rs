@@ -241,6 +241,11 @@ pub(crate) trait Op: Debug + Send + Sync {
         Reads::Contiguous
     }
 
+    /// Whether its kernel on the CPU may fail: then no value that the flush started from is overwritten, so that it can be tried again.
+    fn is_fallible(&self) -> bool {
+        false
+    }
+
     /// Whether its vjp must be called even where no input wants a gradient (it finds gradients of its own).
     fn is_effectful(&self) -> bool {
         false

@@ -116,6 +116,9 @@ pub fn save(path: impl AsRef<Path>, tensors: &StateDict) -> Result<()> {
 
 /// Writes a new file, tensor by tensor, and syncs it; says how long it is. Errors name `named`.
 pub(crate) fn write(file: &Path, named: &Path, tensors: &StateDict) -> Result<u64> {
+    if tensors.contains_key("__metadata__") {
+        return Err(Error::argument("save", "a tensor cannot be called __metadata__: the format keeps that name for itself"));
+    }
     let all: Vec<&Tensor> = tensors.values().collect();
     crate::eval(&all)?;
     let io = |e| Error::io(named, e);
@@ -156,8 +159,8 @@ fn header(order: &[(&String, &Tensor)]) -> String {
         at = end;
     }
     json.push('}');
-    let length = json.len().next_multiple_of(8);
-    format!("{json:<width$}", width = json.chars().count() + length - json.len())
+    json.extend(std::iter::repeat_n(' ', json.len().next_multiple_of(8) - json.len()));
+    json
 }
 
 /// A JSON string.

@@ -83,6 +83,7 @@ fn constant(t: Tensor) -> Tensor {
 fn update(op: &'static str, cell: &Mutex<Tensor>, f: impl FnOnce(Tensor) -> Result<Tensor>) -> Result<()> {
     let old = lock(cell).clone();
     let (shape, dtype, device) = (old.shape().clone(), old.dtype(), old.device());
+    let before = old.node.seq;
     let new = with_grad(false, || f(old))?;
     if *new.shape() != shape {
         return Err(Error::shape(op, &[new.shape()], format!("the new value must have the shape of the old one, {shape}")));
@@ -95,7 +96,14 @@ fn update(op: &'static str, cell: &Mutex<Tensor>, f: impl FnOnce(Tensor) -> Resu
         return Err(Error::Device { op, message });
     }
     // The old handle is dropped outside the lock.
-    let _old = std::mem::replace(&mut *lock(cell), constant(new));
+    let _old = {
+        let mut value = lock(cell);
+        if value.node.seq != before {
+            let message = "another update has changed the value meanwhile, and would be lost: update a cell from one thread at a time";
+            return Err(Error::argument(op, message));
+        }
+        std::mem::replace(&mut *value, constant(new))
+    };
     Ok(())
 }
 
@@ -156,7 +164,7 @@ impl Param {
     /// Replaces the value by what `f` makes of it. Nothing that is recorded in `f` takes part in gradients.
     ///
     /// # Errors
-    /// Those of `f`; and a new value of another shape, dtype or device. The old value stays then.
+    /// Those of `f`; a new value of another shape, dtype or device; a value that another thread has changed meanwhile. It stays as it is then.
     ///
     /// ```
     /// use fornax::nn::Param;
@@ -304,7 +312,7 @@ impl Buffer {
     /// the new value, together with the parameters.
     ///
     /// # Errors
-    /// Those of `f`; and a new value of another shape, dtype or device. The old value stays then.
+    /// Those of `f`; a new value of another shape, dtype or device; a value that another thread has changed meanwhile. It stays as it is then.
     pub fn update(&self, f: impl FnOnce(Tensor) -> Result<Tensor>) -> Result<()> {
         update("Buffer::update", &self.0.value, f)?;
         match self.0.updates.fetch_add(1, Ordering::Relaxed) {

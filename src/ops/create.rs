@@ -1,6 +1,7 @@
 //! New tensors that need no data: constants, ranges, identity, triangles, one-hot. All are functions of the position, so they fuse with
 //! what uses them and cost no memory traffic.
 
+use super::movement::narrowed;
 use super::pointwise::tile::tile;
 use super::pointwise::{Row, Rule, generate};
 use crate::codegen::program::Def;
@@ -301,9 +302,7 @@ impl Tensor {
         if !self.dtype().is_int() {
             return Err(Error::dtype("one_hot", &[self.dtype()], "an integer dtype: class numbers"));
         }
-        // Of what i32 cannot hold, the nearest: it is out of range too.
-        let classes = if self.dtype() == DType::I64 { self.try_clamp(-1, i32::MAX)? } else { self.clone() };
-        let index = classes.try_cast(DType::I32)?.try_unsqueeze(-1)?;
+        let index = narrowed(self)?.try_unsqueeze(-1)?;
         let mut shape = self.shape().clone();
         shape.push(n);
         Tensor::try_zeros(&shape, self.device())?.try_scatter(-1, &index, &Tensor::try_ones(index.shape(), self.device())?)

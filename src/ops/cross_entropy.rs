@@ -1,5 +1,6 @@
 //! Cross-entropy from logits, forward and backward each one kernel, and the negative log-likelihood of log-probabilities.
 
+use super::movement::narrowed;
 use super::rows::{Around, bind, gpu_lanes, like, to_compute, variant};
 use crate::autograd::vjp_by_decomposition;
 use crate::backend::cpu::CpuCtx;
@@ -125,7 +126,7 @@ impl Tensor {
         } else {
             check_targets(OP, &x, targets)?;
             let op = Loss { weight: weight.is_some(), smooth: eps > 0.0, scalars: [options.ignore_index.into(), eps.into()] };
-            let targets = targets.try_cast(DType::I32)?;
+            let targets = narrowed(targets)?;
             let inputs: Vec<&Tensor> = [&x, &targets].into_iter().chain(&weight).collect();
             let outs = record_all(Arc::new(op), &inputs)?;
             reduce(&outs[0], options.reduction, || outs[1].detach().try_sum(()))?
@@ -154,7 +155,7 @@ impl Tensor {
         let x = to_compute(op, self)?;
         let weight = class_weight(op, &x, options)?;
         check_targets(op, &x, targets)?;
-        let (picked, counted) = pick(&x, &targets.try_cast(DType::I32)?, weight.as_ref(), options.ignore_index.into())?;
+        let (picked, counted) = pick(&x, &narrowed(targets)?, weight.as_ref(), options.ignore_index.into())?;
         let losses = picked.try_mul(&counted)?.try_neg()?;
         reduce(&losses, options.reduction, || counted.try_sum(()))?.try_cast(self.dtype())
     }

@@ -1,7 +1,8 @@
 //! The CPU kernels of connectionist temporal classification: a sequence is one task's.
 
 use super::ctc::{Ctc, CtcBackward, Sizes};
-use super::rows::{Real, Shared, for_tasks, largest, sum_of};
+use super::rows::{Real, for_tasks, largest, sum_of};
+use crate::backend::cpu::threads::Shared;
 use crate::backend::cpu::CpuCtx;
 
 /// The states of one sequence.
@@ -67,7 +68,7 @@ impl Ctc {
                 ctx.fault();
             }
             // SAFETY: each sequence is one task's.
-            let (loss, alpha) = unsafe { (losses.range(n, 1), alphas.range(n * size, size)) };
+            let (loss, alpha) = unsafe { (losses.slice(n, 1), alphas.slice(n * size, size)) };
             let likelihood = forward(s, &states, |t| &x[(t * s.batch + n) * s.classes..][..s.classes], alpha);
             loss[0] = match likelihood == T::NEG_INF {
                 true if self.zero_infinity => T::ZERO,
@@ -116,7 +117,7 @@ impl CtcBackward {
             let states = States::new(s, &targets[n * s.labels..][..s.labels], inputs[n], labels[n], blank);
             let row = |t: usize| &x[(t * s.batch + n) * s.classes..][..s.classes];
             // SAFETY: the rows of a sequence are one task's.
-            let out = |t: usize| unsafe { dx.range((t * s.batch + n) * s.classes, s.classes) };
+            let out = |t: usize| unsafe { dx.slice((t * s.batch + n) * s.classes, s.classes) };
             self.sequence(s, &states, dl[n], row, out, &alphas[n * size..][..size]);
         });
     }

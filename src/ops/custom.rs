@@ -75,7 +75,8 @@ pub trait CustomOp: Debug + Send + Sync + 'static {
     /// For inputs that the op cannot take.
     fn infer(&self, inputs: &[(Shape, DType)]) -> Result<Vec<(Shape, DType)>>;
 
-    /// Computes every element of every output on the CPU. Inputs and outputs are row-major.
+    /// Computes every element of every output on the CPU. Inputs and outputs are row-major. It runs in the middle of a flush, and no other flush runs
+    /// meanwhile: it may evaluate no tensor, and wait for no thread that does.
     ///
     /// # Errors
     /// Only for what `infer` could not know.
@@ -225,6 +226,10 @@ impl<T: CustomOp> Op for Custom<T> {
             return Err(Error::Kernel { op: self.name().into(), message });
         }
         Ok(grads)
+    }
+
+    fn is_fallible(&self) -> bool {
+        true
     }
 
     fn cpu(&self, ctx: &CpuCtx) -> Result<()> {

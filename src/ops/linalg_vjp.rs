@@ -2,6 +2,7 @@
 //! Murray (2016) for Cholesky, Townsend (2016) for the singular values, and Walter, Lehmann (2010) for QR.
 
 use super::linalg::Linalg;
+use super::scan::others;
 use crate::graph::Vjp;
 use crate::{Result, Tensor};
 
@@ -12,7 +13,7 @@ pub(super) fn vjp(kind: Linalg, ctx: &Vjp) -> Result<Vec<Option<Tensor>>> {
     let da = match kind {
         Linalg::Qr => qr(&y[0], &y[1], &g(0)?, &g(1)?)?,
         Linalg::Svd => svd(&y[0], &y[1], &y[2], [&ctx.cotangents[0], &ctx.cotangents[1], &ctx.cotangents[2]])?,
-        Linalg::Eigh => eigh(&y[0], &y[1], &g(0)?, &g(1)?)?,
+        Linalg::Eigh => eigh(&y[0], &y[1], &g(0)?, ctx.cotangents[1].as_ref())?,
         Linalg::Cholesky => cholesky(&y[0], &g(0)?)?,
         Linalg::Solve => {
             let db = t(&ctx.inputs[0])?.try_solve(&g(0)?)?;
@@ -20,8 +21,12 @@ pub(super) fn vjp(kind: Linalg, ctx: &Vjp) -> Result<Vec<Option<Tensor>>> {
             return Ok(vec![da, Some(db).filter(|_| ctx.needs[1])]);
         }
         Linalg::Det => {
-            let inverse = t(&ctx.inputs[0].try_inverse()?)?;
-            inverse.try_mul(g(0)?.try_mul(&y[0])?.try_unsqueeze(-1)?.try_unsqueeze(-1)?)?
+            let whole = |g: Tensor| g.try_unsqueeze(-1)?.try_unsqueeze(-1);
+            if y[0].detach().try_eq(0.0)?.try_any(())?.item::<bool>()? {
+                cofactors(&ctx.inputs[0])?.try_mul(whole(g(0)?)?)?
+            } else {
+                t(&ctx.inputs[0].try_inverse()?)?.try_mul(whole(g(0)?.try_mul(&y[0])?)?)?
+            }
         }
         Linalg::Inverse => {
             let x = t(&y[0])?;
@@ -29,6 +34,14 @@ pub(super) fn vjp(kind: Linalg, ctx: &Vjp) -> Result<Vec<Option<Tensor>>> {
         }
     };
     Ok(vec![Some(da)])
+}
+
+/// The gradient of the determinant where there is no inverse: with A = U S Vᵀ, det(U) det(Vᵀ) U diag(Π_{j≠i} sⱼ) Vᵀ.
+fn cofactors(a: &Tensor) -> Result<Tensor> {
+    let (u, s, vt) = a.try_svd()?;
+    let sign = u.detach().try_det()?.try_mul(vt.detach().try_det()?)?.try_unsqueeze(-1)?;
+    let others = others(&s, s.rank() - 1)?.try_mul(sign)?;
+    u.try_mul(others.try_unsqueeze(-2)?)?.try_matmul(&vt)
 }
 
 /// The transposes.
@@ -62,8 +75,12 @@ fn cholesky(l: &Tensor, dl: &Tensor) -> Result<Tensor> {
 }
 
 /// dA = V (diag(dw) + F ∘ Vᵀ dV) Vᵀ with F the gaps, for a symmetric argument.
-fn eigh(w: &Tensor, v: &Tensor, dw: &Tensor, dv: &Tensor) -> Result<Tensor> {
-    let inner = diagonal(dw)?.try_add(gaps(w)?.try_mul(t(v)?.try_matmul(dv)?)?)?;
+fn eigh(w: &Tensor, v: &Tensor, dw: &Tensor, dv: Option<&Tensor>) -> Result<Tensor> {
+    let mut inner = diagonal(dw)?;
+    // The vectors of equal values are not differentiable; the values' gradient does not need them.
+    if let Some(dv) = dv {
+        inner = inner.try_add(gaps(w)?.try_mul(t(v)?.try_matmul(dv)?)?)?;
+    }
     let a = v.try_matmul(&inner)?.try_matmul(&t(v)?)?;
     a.try_add(t(&a)?)?.try_mul(0.5)
 }

@@ -134,12 +134,21 @@ pub(crate) fn computed(t: &Tensor) -> DType {
     }
 }
 
-/// Index tensors are i32 in the kernels.
+/// Index tensors are i32 in the kernels. What no i32 holds is out of any range: it becomes the i32 that is nearest.
 pub(crate) fn index_i32(op: &'static str, index: &Tensor) -> Result<Tensor> {
     if !index.dtype().is_int() {
         return Err(Error::dtype(op, &[index.dtype()], "an index tensor has an integer dtype"));
     }
-    index.try_cast(DType::I32)
+    narrowed(index)
+}
+
+/// Integers as i32, each the nearest that there is.
+pub(crate) fn narrowed(x: &Tensor) -> Result<Tensor> {
+    match x.dtype() {
+        DType::I64 => x.try_clamp(i32::MIN, i32::MAX)?.try_cast(DType::I32),
+        DType::U32 => x.try_clamp(0, i32::MAX)?.try_cast(DType::I32),
+        _ => x.try_cast(DType::I32),
+    }
 }
 
 /// Calls `f(row, elements)` for each row of `out`, on all cores where there is enough to do. A row must depend on nothing but its number.

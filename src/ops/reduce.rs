@@ -1,9 +1,10 @@
 //! Reductions over axes: sums, products, extremes, positions, truth; and what is composed of them: variance, norms, log-sum-exp.
 
+use super::scan::others;
 use crate::backend::cpu::CpuCtx;
 use crate::codegen::dispatch::GpuKernel;
 use crate::codegen::kernel::ReduceKind;
-use crate::graph::node::with_grad;
+use crate::graph::node::{grad_enabled, with_grad};
 use crate::graph::{Class, GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record};
 use crate::shape::axes as resolve_axes;
 use crate::{Axes, DType, Error, Result, Shape, Tensor, autocast};
@@ -115,9 +116,19 @@ impl Reduce {
 /// The gradient of a product: the cotangent times the product of the *other* elements, right with any number of zeros. Where there is none it is
 /// y/x; with one, only that element has one; with more, none has.
 fn prod_grad(x: &Tensor, g: &Tensor, flags: &[bool]) -> Result<Tensor> {
+    if grad_enabled() {
+        // What is differentiated again must know how it depends on the zeros.
+        let (kept, reduced): (Vec<usize>, Vec<usize>) = (0..x.rank()).partition(|&d| !flags[d]);
+        let order: Vec<usize> = kept.iter().chain(&reduced).copied().collect();
+        let moved = x.try_permute(&order.iter().map(|&d| d as isize).collect::<Vec<_>>())?;
+        let flat: Vec<usize> = kept.iter().map(|&d| x.dims()[d]).chain([reduced.iter().map(|&d| x.dims()[d]).product()]).collect();
+        let slope = others(&moved.try_reshape(flat)?, kept.len())?.try_reshape(moved.dims())?;
+        let mut back = vec![0isize; order.len()];
+        order.iter().enumerate().for_each(|(to, &from)| back[from] = to as isize);
+        return slope.try_permute(&back)?.try_mul(g);
+    }
     let zero = x.try_eq(0.0)?;
     let zeros = reduce(ReduceKind::Sum, &zero, flags)?;
-    // The product of the elements that are not zero, as a function of x, so that second derivatives are right too.
     let safe = zero.try_where(1.0, x)?.try_cast(x.dtype())?;
     let others = reduce(ReduceKind::Prod, &safe, flags)?;
     let none = others.try_div(&safe)?;

@@ -1,5 +1,6 @@
 //! Indexing by NumPy's rules: ranges with steps, negative numbers, new axes, an ellipsis, masks and index tensors.
 
+use crate::ops::movement::narrowed;
 use crate::ops::view::{Slice, SliceSpec, python_slice};
 use crate::{DType, Error, Result, Shape, Tensor};
 use smallvec::SmallVec;
@@ -269,7 +270,7 @@ fn true_positions(mask: &Tensor) -> Result<Vec<Tensor>> {
 
 /// Positions on an axis of `size` as i32 in `0..size`; what is out of range becomes -1, which a gather reports.
 fn positions(index: &Tensor, size: usize) -> Result<Tensor> {
-    let index = index.try_cast(DType::I32)?;
+    let index = narrowed(index)?;
     let size = size as i32;
     let index = index.try_lt(0)?.try_where(index.try_add(size)?, &index)?;
     let inside = index.try_ge(0)?.try_logical_and(index.try_lt(size)?)?;

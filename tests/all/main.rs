@@ -40,6 +40,7 @@ mod programs;
 mod readers;
 mod reads;
 mod registry;
+mod regressions;
 #[cfg(feature = "wgpu")]
 mod shaders;
 mod snapshots;
