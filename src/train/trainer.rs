@@ -63,7 +63,7 @@ pub enum Ended {
     Finished,
     /// A callback stopped it, for this reason.
     Stopped(String),
-    /// Ctrl-C, or [`interrupt`](super::interrupt).
+    /// Ctrl-C, or [`interrupt`](super::interrupt()).
     Interrupted,
 }
 
@@ -145,7 +145,7 @@ impl<'a, M: Module> Trainer<'a, M> {
         self
     }
 
-    /// Runs forward passes with automatic mixed precision, as [`autocast`](crate::autocast): products in this dtype, the rest in f32, parameters stay f32. With f16
+    /// Runs forward passes with automatic mixed precision, as [`autocast`](crate::autocast()): products in this dtype, the rest in f32, parameters stay f32. With f16
     /// the loss is scaled by a [`GradScaler`] with its defaults; [`grad_scaler`](Trainer::grad_scaler) gives another.
     ///
     /// ```
