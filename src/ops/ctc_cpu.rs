@@ -141,7 +141,7 @@ impl CtcBackward {
             both.iter_mut().zip(&alpha[t * width..]).zip(&beta).for_each(|((y, &a), &b)| *y = a + b);
             let m = largest(&both);
             let norm = sum_of(&both, |v| (v - m).exp());
-            if m == T::NEG_INF || norm != norm {
+            if m == T::NEG_INF || !(norm > T::ZERO) {
                 // Impossible, or a NaN on the way.
                 let nothing = self.0.zero_infinity && both.iter().all(|&v| v == T::NEG_INF);
                 dx.fill(if nothing { T::ZERO } else { T::of(f64::NAN) });
@@ -154,7 +154,7 @@ impl CtcBackward {
                 }
             }
             states.emissions(x, &mut emissions);
-            beta.iter_mut().zip(&emissions).for_each(|(b, &e)| *b = *b + e);
+            beta.iter_mut().zip(&emissions).for_each(|(b, &e)| *b += e);
             let m = shift(&beta);
             for i in 0..len {
                 let b = if i + 1 < len { beta[i + 1] } else { T::NEG_INF };

@@ -68,12 +68,14 @@ fn target(c: &Back) -> Result<Tensor> {
     c.g.try_mul(slope)
 }
 
-/// `(1 + (p − 1) t) σ(x) − p t`.
+/// `w σ(x) − p t` with w = 1 + (p − 1) t; from 0 on as `(1 − t) − w σ(−x)`, so that what is small is not the difference of what is large.
 fn logit(c: &Back) -> Result<Tensor> {
     let (x, t) = (c.tensor(0)?, c.tensor(1)?);
     let pt = t.try_mul(&c.args[2])?;
-    let slope = pt.try_sub(t)?.try_add(1.0)?.try_mul(x.try_sigmoid()?)?.try_sub(pt)?;
-    c.g.try_mul(slope)
+    let w = pt.try_sub(t)?.try_add(1.0)?;
+    let below = w.try_mul(x.try_sigmoid()?)?.try_sub(pt)?;
+    let above = t.try_neg()?.try_add(1.0)?.try_sub(w.try_mul(x.try_neg()?.try_sigmoid()?)?)?;
+    c.g.try_mul(x.try_lt(0.0)?.try_where(below, above)?)
 }
 
 /// `−x − (p − 1) ln σ(x)`.
