@@ -75,22 +75,21 @@ fn short(name: &str, t: &Tensor) -> Result<Vec<f64>> {
     Ok(vec![v.iter().map(|x| x * x).sum::<f64>().sqrt(), dot])
 }
 
-/// Norms and products: the product of a gradient with numbers from -1 to 1 is of the size of the norm, which is the measure for both.
-fn off_short(name: &str, t: &Tensor, want: &Value) -> Result<f64> {
-    let (got, want) = (short(name, t)?, floats(want));
-    Ok(got.iter().zip(&want).map(|(g, w)| (g - w).abs()).fold(0.0, f64::max) / want[0].max(1e-30))
+/// Norms and products against the norm: the product of a gradient with numbers from -1 to 1 is of its size. A gradient may be 0 but for rounding, so that the
+/// measure is at least a hundredth of the largest norm.
+fn off_short(name: &str, t: &Tensor, all: &Value) -> Result<f64> {
+    let all = all.as_object().expect("norms and products");
+    let largest = all.values().map(|v| floats(v)[0]).fold(0.0, f64::max);
+    let (got, want) = (short(name, t)?, floats(&all[name]));
+    Ok(off(&got, &want) * want.iter().fold(1e-30f64, |m, v| m.max(v.abs())) / want[0].max(0.01 * largest))
 }
 
-/// Runs a case; in f32 the outputs may be off by `tolerance`, in f64 by 1e-9 (PyTorch's are in f64, from the same float32 numbers).
-fn case_on<M: Module>(
-    name: &str,
-    build: &dyn Fn(Options) -> Result<M>,
-    call: &dyn Fn(&M, &Tensor) -> Result<Vec<Tensor>>,
-    o: Options,
-    tolerance: f64,
-) {
+/// Runs a case and compares with PyTorch's results in f64 (from the same float32 numbers): in f64 to 1e-9, in f32 to four times what PyTorch's own float32
+/// is off.
+fn case_on<M: Module>(name: &str, build: &dyn Fn(Options) -> Result<M>, call: &dyn Fn(&M, &Tensor) -> Result<Vec<Tensor>>, o: Options) {
     let golden = &GOLDEN["cases"][name];
     assert!(golden.is_object(), "{name} is not in the file");
+    let tolerance = |kind: &str| if o.dtype == DType::F64 { 1e-9 } else { 4.0 * golden["off"][kind].as_f64().unwrap() + 1e-6 };
     let run = || -> Result<Vec<String>> {
         let model = build(o)?;
         fill(&model)?;
@@ -103,50 +102,45 @@ fn case_on<M: Module>(
         let x = tensor("input", n, &shape)?;
         let x = if trains { x.requires_grad() } else { x };
         let outputs = call(&model, &x)?;
-        let mut wrong = Vec::new();
-        let mut check = |what: String, off: f64, tolerance: f64| {
-            if !(off <= tolerance) {
-                wrong.push(format!("{what}: off by {off:e}"));
-            }
-        };
         let wanted = golden["outputs"].as_array().unwrap();
         assert_eq!(outputs.len(), wanted.len());
-        let mut loss: Option<Tensor> = None;
-        for (i, (y, want)) in outputs.iter().zip(wanted).enumerate() {
-            if trains {
-                let part = y.try_mul(tensor(&format!("cotangent{i}"), y.numel(), y.dims())?)?.try_sum(())?;
-                loss = Some(loss.map_or(Ok(part.clone()), |l| l.try_add(part))?);
-            } else {
-                check(format!("output {i}"), off(&y.to_vec::<f64>()?, &floats(want)), tolerance);
-            }
-        }
-        let Some(loss) = loss else { return Ok(wrong) };
-        let grads = loss.backward()?;
-        // One flush for all: outputs, gradients, running statistics.
         let params = model.named_parameters();
-        let buffers = model.named_buffers();
-        let mut all: Vec<Tensor> = outputs.clone();
-        all.extend(params.iter().filter_map(|(_, p)| p.grad(&grads).cloned()));
-        all.extend(buffers.iter().map(|(_, b)| b.get()));
-        all.extend(grads.get(&x).cloned());
-        fornax::eval(&all.iter().collect::<Vec<_>>())?;
-        for (i, (y, want)) in outputs.iter().zip(wanted).enumerate() {
-            check(format!("output {i}"), off(&y.to_vec::<f64>()?, &floats(want)), tolerance);
+        let buffers: Vec<_> = model.named_buffers().into_iter().filter(|(_, b)| b.is_persistent()).collect();
+        let mut gradients = Vec::new();
+        if trains {
+            let mut loss = Tensor::try_zeros((), o)?;
+            for (i, y) in outputs.iter().enumerate() {
+                loss = loss.try_add(y.try_mul(tensor(&format!("cotangent{i}"), y.numel(), y.dims())?)?.try_sum(())?)?;
+            }
+            let grads = loss.backward()?;
+            let grad = |path: &str, g: Option<&Tensor>| (path.to_string(), g.unwrap_or_else(|| panic!("no gradient of {path}")).clone());
+            gradients.extend(params.iter().map(|(path, p)| grad(path, p.grad(&grads))));
+            gradients.push(grad("input", grads.get(&x)));
         }
-        let wanted = golden["grads"].as_object().unwrap();
-        assert_eq!(params.len(), wanted.len());
-        for (path, p) in &params {
-            let grad = p.grad(&grads).unwrap_or_else(|| panic!("no gradient of {path}"));
-            check(format!("gradient of {path}"), off_short(path, grad, &wanted[path])?, 10.0 * tolerance);
+        // One flush for all: outputs, gradients, running statistics.
+        let state: Vec<Tensor> = buffers.iter().map(|(_, b)| b.get()).collect();
+        fornax::eval(&outputs.iter().chain(gradients.iter().map(|(_, g)| g)).chain(&state).collect::<Vec<_>>())?;
+        let mut wrong = Vec::new();
+        let mut check = |what: &str, off: f64, tolerance: f64| {
+            if !(off <= tolerance) {
+                wrong.push(format!("{what}: off by {off:e}, allowed {tolerance:e}"));
+            }
+        };
+        for (y, want) in outputs.iter().zip(wanted) {
+            check("output", off(&y.to_vec::<f64>()?, &floats(want)), tolerance("outputs"));
         }
-        check("gradient of the input".into(), off_short("input", grads.get(&x).unwrap(), &golden["grad_input"])?, 10.0 * tolerance);
-        let wanted = golden["buffers"].as_object().unwrap();
-        for (path, b) in buffers.iter().filter(|(path, _)| !path.starts_with("transform")) {
-            check(path.clone(), off_short(path, &b.get(), &wanted[path])?, tolerance);
-        }
-        let tracked = model.state_dict().into_iter().filter(|(name, _)| name.ends_with("num_batches_tracked"));
-        for (name, t) in tracked {
-            assert_eq!(t.item::<i64>()?, 4, "{name}");
+        if trains {
+            assert_eq!(gradients.len(), golden["grads"].as_object().unwrap().len());
+            assert_eq!(buffers.len(), golden["buffers"].as_object().unwrap().len());
+            for (path, g) in &gradients {
+                check(path, off_short(path, g, &golden["grads"])?, tolerance("grads"));
+            }
+            for ((path, _), b) in buffers.iter().zip(&state) {
+                check(path, off_short(path, b, &golden["buffers"])?, tolerance("buffers"));
+            }
+            for (name, t) in model.state_dict().into_iter().filter(|(name, _)| name.ends_with("num_batches_tracked")) {
+                assert_eq!(t.item::<i64>()?, 4, "{name}");
+            }
         }
         Ok(wrong)
     };
@@ -155,13 +149,13 @@ fn case_on<M: Module>(
 }
 
 /// A case on the CPU in f32 and f64.
-fn case<M: Module>(name: &str, tolerance: f64, build: impl Fn(Options) -> Result<M>, call: impl Fn(&M, &Tensor) -> Result<Vec<Tensor>>) {
-    case_on(name, &build, &call, (DType::F32, Device::cpu()).into(), tolerance);
-    case_on(name, &build, &call, (DType::F64, Device::cpu()).into(), 1e-9);
+fn case<M: Module>(name: &str, build: impl Fn(Options) -> Result<M>, call: impl Fn(&M, &Tensor) -> Result<Vec<Tensor>>) {
+    case_on(name, &build, &call, (DType::F64, Device::cpu()).into());
+    case_on(name, &build, &call, (DType::F32, Device::cpu()).into());
 }
 
-fn plain<M: Forward>(name: &str, tolerance: f64, build: impl Fn(Options) -> Result<M>) {
-    case(name, tolerance, build, |m, x| Ok(vec![m.forward(x)?]));
+fn plain<M: Forward>(name: &str, build: impl Fn(Options) -> Result<M>) {
+    case(name, build, |m, x| Ok(vec![m.forward(x)?]));
 }
 
 #[test]
@@ -216,15 +210,15 @@ fn small_heads(classifier: &mut fornax::nn::Sequential, inputs: usize, at: [&str
 
 #[test]
 fn plain_convolutional_networks() {
-    plain("lenet5", 1e-5, |o| LeNet5::try_new(LeNet5Config::default(), o));
-    plain("lenet5 classic", 1e-5, |o| LeNet5::try_new(LeNet5Config::default().classic(true), o));
-    plain("alexnet", 1e-5, |o| {
+    plain("lenet5", |o| LeNet5::try_new(LeNet5Config::default(), o));
+    plain("lenet5 classic", |o| LeNet5::try_new(LeNet5Config::default().classic(true), o));
+    plain("alexnet", |o| {
         let mut m = AlexNet::try_new(AlexNetConfig::default().dropout(0.0), o)?;
         small_heads(&mut m.classifier, 9216, ["1", "4", "6"], o)?;
         Ok(m)
     });
     for (name, config) in [("vgg11", VggConfig::vgg11()), ("vgg11_bn", VggConfig::vgg11_bn())] {
-        plain(name, 1e-5, |o| {
+        plain(name, |o| {
             let mut m = Vgg::try_new(config.clone().dropout(0.0), o)?;
             small_heads(&mut m.classifier, 25088, ["0", "3", "6"], o)?;
             Ok(m)
@@ -235,22 +229,21 @@ fn plain_convolutional_networks() {
 #[test]
 fn residual_networks() {
     let ten = |c: ResNetConfig| move |o: Options| ResNet::try_new(c.clone().num_classes(10), o);
-    plain("resnet18", 1e-5, ten(ResNetConfig::resnet18()));
-    plain("resnet18 train", 2e-5, ten(ResNetConfig::resnet18()));
-    plain("resnet50", 1e-5, ten(ResNetConfig::resnet50()));
+    plain("resnet18", ten(ResNetConfig::resnet18()));
+    plain("resnet18 train", ten(ResNetConfig::resnet18()));
+    plain("resnet50", ten(ResNetConfig::resnet50()));
     let dilated = ResNetConfig::resnet50().layers([1, 1, 2, 1]).replace_stride_with_dilation([false, true, true]);
-    plain("bottleneck dilated train", 2e-5, ten(dilated));
-    plain("resnext", 1e-5, ten(ResNetConfig::resnext50_32x4d().layers([1, 1, 1, 1])));
-    plain("wide", 1e-5, ten(ResNetConfig::wide_resnet50_2().layers([1, 2, 1, 1])));
+    plain("bottleneck dilated train", ten(dilated));
+    plain("resnext", ten(ResNetConfig::resnext50_32x4d().layers([1, 1, 1, 1])));
+    plain("wide", ten(ResNetConfig::wide_resnet50_2().layers([1, 2, 1, 1])));
 }
 
 #[test]
 fn inception_networks() {
     let config = GoogLeNetConfig::default().num_classes(10);
-    plain("googlenet", 1e-5, |o| GoogLeNet::try_new(config.clone().transform_input(true), o));
+    plain("googlenet", |o| GoogLeNet::try_new(config.clone().transform_input(true), o));
     case(
         "googlenet train",
-        2e-5,
         |o| GoogLeNet::try_new(config.clone().dropout(0.0).dropout_aux(0.0), o),
         |m, x| {
             let y = m.forward_with_aux(x)?;
@@ -258,16 +251,16 @@ fn inception_networks() {
         },
     );
     let config = Inception3Config::default().num_classes(10).transform_input(true);
-    plain("inception_v3", 1e-5, |o| Inception3::try_new(config.clone(), o));
-    plain("inception aux", 2e-5, |o| InceptionAux::try_new(16, 10, o));
+    plain("inception_v3", |o| Inception3::try_new(config.clone(), o));
+    plain("inception aux", |o| InceptionAux::try_new(16, 10, o));
 }
 
 #[test]
 fn mobile_networks() {
     let config = MobileNetV2Config::default().num_classes(10);
-    plain("mobilenet_v2", 1e-5, |o| MobileNetV2::try_new(config.clone(), o));
-    plain("mobilenet_v2 train", 1e-4, |o| MobileNetV2::try_new(config.clone().dropout(0.0), o));
-    plain("mobilenet_v2 width_mult=0.35", 1e-5, |o| MobileNetV2::try_new(config.clone().width_mult(0.35), o));
+    plain("mobilenet_v2", |o| MobileNetV2::try_new(config.clone(), o));
+    plain("mobilenet_v2 train", |o| MobileNetV2::try_new(config.clone().dropout(0.0), o));
+    plain("mobilenet_v2 width_mult=0.35", |o| MobileNetV2::try_new(config.clone().width_mult(0.35), o));
 }
 
 fn vit() -> ViTConfig {
@@ -276,17 +269,17 @@ fn vit() -> ViTConfig {
 
 #[test]
 fn vision_transformers() {
-    plain("vit", 1e-5, |o| VisionTransformer::try_new(vit().image_size(32), o));
-    plain("vit representation", 1e-5, |o| VisionTransformer::try_new(vit().image_size(16).representation_size(Some(24)), o));
+    plain("vit", |o| VisionTransformer::try_new(vit().image_size(32), o));
+    plain("vit representation", |o| VisionTransformer::try_new(vit().image_size(16).representation_size(Some(24)), o));
 }
 
 #[test]
 fn some_models_on_the_gpu() {
     let Some(gpu) = gpu() else { return };
     let o: Options = gpu.into();
-    case_on("lenet5", &|o| LeNet5::try_new(LeNet5Config::default(), o), &|m, x| Ok(vec![m.forward(x)?]), o, 1e-5);
+    case_on("lenet5", &|o| LeNet5::try_new(LeNet5Config::default(), o), &|m, x| Ok(vec![m.forward(x)?]), o);
     let build = |o: Options| VisionTransformer::try_new(vit().image_size(16).representation_size(Some(24)), o);
-    case_on("vit representation", &build, &|m, x| Ok(vec![m.forward(x)?]), o, 1e-5);
+    case_on("vit representation", &build, &|m, x| Ok(vec![m.forward(x)?]), o);
 }
 
 #[test]
