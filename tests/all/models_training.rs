@@ -146,7 +146,7 @@ fn transfer_learning_loads_replaces_the_head_freezes_and_trains() -> Result<()> 
         assert_eq!(same, !name.starts_with("fc."), "{name}");
     }
     let end = accuracy(&model, &held_out)?;
-    assert!(end > 0.65 && end > start + 0.3, "{start} to {end}");
+    assert!(end > 0.6 && end > start + 0.2, "{start} to {end}");
 
     // Stage by stage.
     model.unfreeze();
