@@ -127,29 +127,38 @@ impl Job {
 }
 
 /// The weights as panels: by group, chunk of channels, panel; then by step of k, and row.
-fn pack(job: &Job, w: &[f32], per: usize, rows: usize, packed: &mut [f32]) {
+fn pack(job: &Job, tile: TileShape, w: &[f32], per: usize, rows: usize, packed: &mut [f32]) {
     let taps = job.taps.len();
     let (chunks, panels) = (job.from.div_ceil(per), job.to.div_ceil(rows));
+    // Whether the taps of a channel lie together, and the channels too.
+    let together = job.taps.iter().enumerate().all(|(k, t)| t.weight == k);
+    let joined = together && job.weight[1] == taps;
     let out = Shared::new(packed);
     run(job.groups * chunks * panels, (job.groups * job.from * taps * job.to * 8) as u64, |t| {
         let (panel, chunk, group) = (t % panels, t / panels % chunks, t / panels / chunks);
         let (c0, c1) = (chunk * per, (chunk * per + per).min(job.from));
         let (r0, r1) = (panel * rows, (panel * rows + rows).min(job.to));
-        let start = (group * job.from * job.to + c0 * job.to + (c1 - c0) * r0) * taps;
+        let (lines, start) = (r1 - r0, (group * job.from * job.to + c0 * job.to + (c1 - c0) * r0) * taps);
         // SAFETY: one task a panel.
-        let part = unsafe { out.slice(start, (c1 - c0) * taps * (r1 - r0)) };
-        // Where the steps of k lie in a row of the weight as they do in a panel, they are one loop.
-        let joined = job.weight[1] == taps && job.taps.iter().enumerate().all(|(k, t)| t.weight == k);
-        for r in r0..r1 {
-            let row = &w[group * job.weight[2] + r * job.weight[0]..];
-            let mut to = part[r - r0..].iter_mut().step_by(r1 - r0);
-            if joined {
-                to.zip(&row[c0 * taps..]).for_each(|(t, &v)| *t = v);
+        let part = unsafe { out.slice(start, (c1 - c0) * taps * lines) };
+        let w = &w[group * job.weight[2] + r0 * job.weight[0]..];
+        let turn = |c: usize, len: usize, to: &mut [f32]| {
+            let from = &w[c * job.weight[1]..][..(lines - 1) * job.weight[0] + len];
+            assert!(to.len() == len * lines);
+            // SAFETY: the rows lie in the weight, and `to` has a column of them for each step.
+            unsafe { micro::turn(tile, from.as_ptr(), job.weight[0] as isize, lines, len, to.as_mut_ptr(), lines) };
+        };
+        if joined {
+            return turn(c0, (c1 - c0) * taps, part);
+        }
+        for (c, part) in (c0..c1).zip(part.chunks_exact_mut(taps * lines)) {
+            if together && taps > 1 {
+                turn(c, taps, part);
                 continue;
             }
-            for c in c0..c1 {
-                let from = &row[c * job.weight[1]..];
-                job.taps.iter().zip(to.by_ref()).for_each(|(tap, t)| *t = from[tap.weight]);
+            let w = &w[c * job.weight[1]..];
+            for (tap, row) in job.taps.iter().zip(part.chunks_exact_mut(lines)) {
+                row.iter_mut().zip(w[tap.weight..].iter().step_by(job.weight[0])).for_each(|(to, &v)| *to = v);
             }
         }
     });
@@ -302,7 +311,7 @@ fn perform(job: &Job, tile: TileShape, x: &[f32], w: &[f32], y: &mut [f32]) {
     let windows_of = if gathered { tile.columns * per * taps } else { 0 };
     let most = (images * lines * job.out[1]).div_ceil(tile.columns);
     scratch(job.groups * job.from * taps * job.to, |packed: &mut [f32]| {
-        pack(job, w, per, rows, packed);
+        pack(job, tile, w, per, rows, packed);
         let packed = &*packed;
         run(blocks * parts, flops, |t| {
             let (part, block) = (t % parts, t / parts);
