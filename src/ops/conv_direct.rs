@@ -7,12 +7,11 @@
 
 use super::conv::Sizes;
 use super::conv_cpu::run;
-use super::rows;
+use super::conv_depthwise;
 use crate::backend::cpu::micro::{self, MAX_COLUMNS, MAX_ROWS, Operands, Stride, Table, TileShape, Windows};
 use crate::backend::cpu::scratch::scratch;
 use crate::backend::cpu::simd::multiversion;
 use crate::backend::cpu::threads::Shared;
-use smallvec::SmallVec;
 
 /// Tasks that a large call is cut into at least, where its shape allows.
 const TASKS: usize = 16;
@@ -25,38 +24,38 @@ const SHALLOW: usize = 8 << 10;
 const DEPTH: usize = 640;
 
 /// A tap: its plane among the phases, its shift there, and its place in the kernel.
-struct Tap {
-    phase: usize,
-    shift: [usize; 2],
-    weight: usize,
+pub(super) struct Tap {
+    pub phase: usize,
+    pub shift: [usize; 2],
+    pub weight: usize,
 }
 
 /// Sums over channels and taps at unit steps: `y[to, i, j] = Σ plane(from, tap.phase)[i + tap.shift₀, j + tap.shift₁] · w[to, from, tap]`.
-struct Job {
-    n: usize,
-    groups: usize,
+pub(super) struct Job {
+    pub n: usize,
+    pub groups: usize,
     /// Channels of a group of the source and of the result.
-    from: usize,
-    to: usize,
-    size: [usize; 2],
+    pub from: usize,
+    pub to: usize,
+    pub size: [usize; 2],
     /// Position (i, j) of a plane of origin (a, b) is the source's pixel (a + i·step, b + j·step), or 0 outside.
-    step: [usize; 2],
-    origins: Vec<[isize; 2]>,
-    taps: Vec<Tap>,
+    pub step: [usize; 2],
+    pub origins: Vec<[isize; 2]>,
+    pub taps: Vec<Tap>,
     /// Positions of the result, and where they go in a channel of the output.
-    out: [usize; 2],
-    first: usize,
-    row: usize,
-    column: usize,
+    pub out: [usize; 2],
+    pub first: usize,
+    pub row: usize,
+    pub column: usize,
     /// Elements of a channel of the output.
-    channel: usize,
+    pub channel: usize,
     /// The weight's strides along `to`, `from` and the groups.
-    weight: [usize; 3],
+    pub weight: [usize; 3],
 }
 
 impl Job {
     /// The convolution of these sizes.
-    fn of(s: &Sizes) -> Job {
+    pub fn of(s: &Sizes) -> Job {
         let mut origins: Vec<[isize; 2]> = Vec::new();
         let mut taps = Vec::new();
         for u in 0..s.k[0] {
@@ -89,12 +88,12 @@ impl Job {
     }
 
     /// The largest shifts.
-    fn halo(&self) -> [usize; 2] {
+    pub fn halo(&self) -> [usize; 2] {
         [0, 1].map(|a| self.taps.iter().map(|t| t.shift[a]).max().unwrap_or(0))
     }
 
     /// Copies plane positions `i0..` of one channel and phase: `plane` holds whole rows of `width`.
-    fn fill(&self, x: &[f32], origin: [isize; 2], i0: usize, width: usize, plane: &mut [f32]) {
+    pub fn fill(&self, x: &[f32], origin: [isize; 2], i0: usize, width: usize, plane: &mut [f32]) {
         let step = self.step[1];
         // Positions j with 0 <= origin + j·step < size.
         let before = (-origin[1]).max(0) as usize;
@@ -128,29 +127,38 @@ impl Job {
 }
 
 /// The weights as panels: by group, chunk of channels, panel; then by step of k, and row.
-fn pack(job: &Job, w: &[f32], per: usize, rows: usize, packed: &mut [f32]) {
+fn pack(job: &Job, tile: TileShape, w: &[f32], per: usize, rows: usize, packed: &mut [f32]) {
     let taps = job.taps.len();
     let (chunks, panels) = (job.from.div_ceil(per), job.to.div_ceil(rows));
+    // Whether the taps of a channel lie together, and the channels too.
+    let together = job.taps.iter().enumerate().all(|(k, t)| t.weight == k);
+    let joined = together && job.weight[1] == taps;
     let out = Shared::new(packed);
     run(job.groups * chunks * panels, (job.groups * job.from * taps * job.to * 8) as u64, |t| {
         let (panel, chunk, group) = (t % panels, t / panels % chunks, t / panels / chunks);
         let (c0, c1) = (chunk * per, (chunk * per + per).min(job.from));
         let (r0, r1) = (panel * rows, (panel * rows + rows).min(job.to));
-        let start = (group * job.from * job.to + c0 * job.to + (c1 - c0) * r0) * taps;
+        let (lines, start) = (r1 - r0, (group * job.from * job.to + c0 * job.to + (c1 - c0) * r0) * taps);
         // SAFETY: one task a panel.
-        let part = unsafe { out.slice(start, (c1 - c0) * taps * (r1 - r0)) };
-        // Where the steps of k lie in a row of the weight as they do in a panel, they are one loop.
-        let joined = job.weight[1] == taps && job.taps.iter().enumerate().all(|(k, t)| t.weight == k);
-        for r in r0..r1 {
-            let row = &w[group * job.weight[2] + r * job.weight[0]..];
-            let mut to = part[r - r0..].iter_mut().step_by(r1 - r0);
-            if joined {
-                to.zip(&row[c0 * taps..]).for_each(|(t, &v)| *t = v);
+        let part = unsafe { out.slice(start, (c1 - c0) * taps * lines) };
+        let w = &w[group * job.weight[2] + r0 * job.weight[0]..];
+        let turn = |c: usize, len: usize, to: &mut [f32]| {
+            let from = &w[c * job.weight[1]..][..(lines - 1) * job.weight[0] + len];
+            assert!(to.len() == len * lines);
+            // SAFETY: the rows lie in the weight, and `to` has a column of them for each step.
+            unsafe { micro::turn(tile, from.as_ptr(), job.weight[0] as isize, lines, len, to.as_mut_ptr(), lines) };
+        };
+        if joined {
+            return turn(c0, (c1 - c0) * taps, part);
+        }
+        for (c, part) in (c0..c1).zip(part.chunks_exact_mut(taps * lines)) {
+            if together && taps > 1 {
+                turn(c, taps, part);
                 continue;
             }
-            for c in c0..c1 {
-                let from = &row[c * job.weight[1]..];
-                job.taps.iter().zip(to.by_ref()).for_each(|(tap, t)| *t = from[tap.weight]);
+            let w = &w[c * job.weight[1]..];
+            for (tap, row) in job.taps.iter().zip(part.chunks_exact_mut(lines)) {
+                row.iter_mut().zip(w[tap.weight..].iter().step_by(job.weight[0])).for_each(|(to, &v)| *to = v);
             }
         }
     });
@@ -303,7 +311,7 @@ fn perform(job: &Job, tile: TileShape, x: &[f32], w: &[f32], y: &mut [f32]) {
     let windows_of = if gathered { tile.columns * per * taps } else { 0 };
     let most = (images * lines * job.out[1]).div_ceil(tile.columns);
     scratch(job.groups * job.from * taps * job.to, |packed: &mut [f32]| {
-        pack(job, w, per, rows, packed);
+        pack(job, tile, w, per, rows, packed);
         let packed = &*packed;
         run(blocks * parts, flops, |t| {
             let (part, block) = (t % parts, t / parts);
@@ -401,8 +409,8 @@ fn suits(s: &Sizes) -> bool {
 
 /// `y = conv(x, w)`, where this way suits the shape.
 pub(super) fn forward(tile: TileShape, s: &Sizes, x: &[f32], w: &[f32], y: &mut [f32]) -> bool {
-    if is_depthwise(s) {
-        perform_depthwise(&Job::of(s), x, w, y);
+    if conv_depthwise::is_depthwise(s) {
+        conv_depthwise::perform(&Job::of(s), x, w, y);
         return true;
     }
     if !suits(s) {
@@ -414,7 +422,7 @@ pub(super) fn forward(tile: TileShape, s: &Sizes, x: &[f32], w: &[f32], y: &mut 
 
 /// The gradient in the input, where this way suits the shape: one job for each phase of the stride.
 pub(super) fn input_grad(tile: TileShape, s: &Sizes, g: &[f32], w: &[f32], dx: &mut [f32]) -> bool {
-    let depthwise = is_depthwise(s);
+    let depthwise = conv_depthwise::is_depthwise(s);
     if !depthwise && (!suits(s) || s.c < 8) {
         return false;
     }
@@ -457,7 +465,7 @@ pub(super) fn input_grad(tile: TileShape, s: &Sizes, g: &[f32], w: &[f32], dx: &
     }
     for job in jobs.iter().filter(|j| !j.taps.is_empty()) {
         if depthwise {
-            perform_depthwise(job, g, w, dx);
+            conv_depthwise::perform(job, g, w, dx);
         } else {
             perform(job, tile, g, w, dx);
         }
@@ -465,138 +473,13 @@ pub(super) fn input_grad(tile: TileShape, s: &Sizes, g: &[f32], w: &[f32], dx: &
     true
 }
 
-multiversion! {
-    /// Rows of one channel that sees one channel: sums over the taps, which begin at `places` in the planes.
-    fn depthwise_rows(planes: &[f32], places: &[(usize, f32)], width: usize, out: &mut [f32], columns: usize, pitch: usize, step: usize, add: bool) {
-        const LANES: usize = 16;
-        for (i, out) in out.chunks_mut(pitch).enumerate() {
-            let mut j = 0;
-            while j < columns {
-                // Whole vectors, the last one where it ends with the row; what it computes again is the same.
-                let at = if columns >= LANES { j.min(columns - LANES) } else { 0 };
-                let n = LANES.min(columns);
-                let mut sums = [0.0f32; LANES];
-                for &(place, weight) in places {
-                    let x = &planes[place + i * width + at..][..LANES];
-                    for l in 0..LANES {
-                        sums[l] += x[l] * weight;
-                    }
-                }
-                if step == 1 && !add && n == LANES {
-                    out[at..at + LANES].copy_from_slice(&sums);
-                } else {
-                    // Columns before j are done.
-                    for l in j - at..n {
-                        let to = &mut out[(at + l) * step];
-                        *to = if add { *to + sums[l] } else { sums[l] };
-                    }
-                }
-                j = at + n;
-            }
-        }
-    }
-}
-
-/// Whether each channel sees one channel.
-fn is_depthwise(s: &Sizes) -> bool {
-    s.c == 1 && s.groups > 1 && s.o <= 4 && s.pixels().1 > 0 && s.taps() > 0
-}
-
-/// A job of one channel from each of the source's channels, for all images and groups.
-fn perform_depthwise(job: &Job, x: &[f32], w: &[f32], y: &mut [f32]) {
-    let ([hi, hj], [oh, ow]) = (job.halo(), job.out);
-    let (width, size) = (ow + hj, job.size[0] * job.size[1]);
-    let plane = (oh + hi) * width;
-    let out = Shared::new(y);
-    let flops = 2 * (job.n * job.groups * job.to * job.from * job.taps.len() * oh * ow) as u64;
-    run(job.n * job.groups, flops, |t| {
-        let group = t % job.groups;
-        scratch(job.origins.len() * plane + MAX_COLUMNS, |planes: &mut [f32]| {
-            for from in 0..job.from {
-                let x = &x[(t * job.from + from) * size..][..size];
-                for (origin, plane) in job.origins.iter().zip(planes.chunks_exact_mut(plane)) {
-                    job.fill(x, *origin, 0, width, plane);
-                }
-                for to in 0..job.to {
-                    let w = &w[group * job.weight[2] + to * job.weight[0] + from * job.weight[1]..];
-                    let places = job.taps.iter().map(|t| (t.phase * plane + t.shift[0] * width + t.shift[1], w[t.weight]));
-                    let places: SmallVec<[(usize, f32); 32]> = places.collect();
-                    // SAFETY: one task an image and group.
-                    let y = unsafe { out.slice((t * job.to + to) * job.channel, job.channel) };
-                    let y = &mut y[job.first..job.first + (oh - 1) * job.row + (ow - 1) * job.column + 1];
-                    depthwise_rows(planes, &places, width, y, ow, job.row, job.column, from > 0);
-                }
-            }
-        })
-    });
-}
-
-/// Partial sums of a tap, side by side.
-type Lanes = [f32; 16];
-
-multiversion! {
-    /// Adds Σ x · g over all pixels to the sums of each tap. The planes have slack for whole vectors.
-    fn depthwise_taps(planes: &[f32], places: &[usize], width: usize, g: &[f32], columns: usize, sums: &mut [Lanes]) {
-        const LANES: usize = 16;
-        let mut keep = [0; LANES];
-        keep[..columns % LANES].fill(u32::MAX);
-        for (i, g) in g.chunks_exact(columns).enumerate() {
-            let (whole, rest) = g.as_chunks::<LANES>();
-            let mut last = [0.0f32; LANES];
-            last[..rest.len()].copy_from_slice(rest);
-            for (&place, sums) in places.iter().zip(&mut *sums) {
-                let x = planes[place + i * width..].as_chunks::<LANES>().0;
-                let mut acc = *sums;
-                for (x, g) in x.iter().zip(whole) {
-                    for l in 0..LANES {
-                        acc[l] += x[l] * g[l];
-                    }
-                }
-                let x = &x[whole.len()];
-                for l in 0..LANES {
-                    // What lies behind the row may be infinite.
-                    acc[l] += f32::from_bits((x[l] * last[l]).to_bits() & keep[l]);
-                }
-                *sums = acc;
-            }
-        }
-    }
-}
-
-fn depthwise_weight_grad(s: &Sizes, x: &[f32], g: &[f32], dw: &mut [f32]) {
-    let job = Job::of(s);
-    let ([hi, hj], [oh, ow]) = (job.halo(), job.out);
-    let (width, (size, p), taps) = (ow + hj, s.pixels(), s.taps());
-    let plane = (oh + hi) * width;
-    let places: Vec<usize> = job.taps.iter().map(|t| t.phase * plane + t.shift[0] * width + t.shift[1]).collect();
-    let out = Shared::new(dw);
-    run(s.groups, s.flops(), |group| {
-        // SAFETY: one task a group.
-        let dw = unsafe { out.slice(group * s.o * taps, s.o * taps) };
-        let mut sums: SmallVec<[Lanes; 16]> = SmallVec::from_elem([0.0; 16], s.o * taps);
-        scratch(job.origins.len() * plane + MAX_COLUMNS, |planes: &mut [f32]| {
-            for t in (0..s.n).map(|n| n * s.groups + group) {
-                for (origin, plane) in job.origins.iter().zip(planes.chunks_exact_mut(plane)) {
-                    job.fill(&x[t * size..(t + 1) * size], *origin, 0, width, plane);
-                }
-                for (o, sums) in sums.chunks_exact_mut(taps).enumerate() {
-                    depthwise_taps(planes, &places, width, &g[(t * s.o + o) * p..][..p], ow, sums);
-                }
-            }
-        });
-        for (dw, sums) in dw.iter_mut().zip(&sums) {
-            *dw = rows::tree(*sums);
-        }
-    });
-}
-
 /// Elements of the packed gradient of some images.
 const GRADIENT: usize = 512 << 10;
 
 /// The gradient in the weight, where this way suits the shape. A tile's rows are taps of channels, its columns output channels; pixels are its sum.
 pub(super) fn weight_grad(tile: TileShape, s: &Sizes, x: &[f32], g: &[f32], dw: &mut [f32]) -> bool {
-    if is_depthwise(s) {
-        depthwise_weight_grad(s, x, g, dw);
+    if conv_depthwise::is_depthwise(s) {
+        conv_depthwise::weight_grad(s, x, g, dw);
         return true;
     }
     if !suits(s) {

@@ -81,8 +81,8 @@ impl Tensor {
         }
         if self.device().is_gpu() {
             check(OP, &[self.meta(), weight.meta(), h.meta(), c.meta()])?;
-            let [h, c, _] = run(&[self.clone(), weight.clone(), h.clone(), c.clone()], reverse)?;
-            return Ok((h, c));
+            let outs = run(&[self.clone(), weight.clone(), h.clone(), c.clone()], reverse, false)?;
+            return Ok((outs[0].clone(), outs[1].clone()));
         }
         let [x, w, h, c] = [self, weight, h, c].map(|t| to_compute(OP, t));
         let outs = record_all(Arc::new(Lstm { reverse }), &[&x?, &w?, &h?, &c?])?;
@@ -102,23 +102,23 @@ fn at(t: &Tensor, step: usize) -> Result<Tensor> {
     t.try_select(0, step as isize)
 }
 
-/// h, c and the gates of all steps, by smaller ops.
-fn run(inputs: &[Tensor], reverse: bool) -> Result<[Tensor; 3]> {
+/// h, c and (where wanted) the gates of all steps, by smaller ops.
+fn run(inputs: &[Tensor], reverse: bool, wants_gates: bool) -> Result<Vec<Tensor>> {
     let s = Sizes::new(inputs[0].dims(), reverse);
     let (mut h, mut c) = (inputs[2].clone(), inputs[3].clone());
-    let mut all = [vec![None; s.steps], vec![None; s.steps], vec![None; s.steps]];
+    let mut all: [Vec<Option<Tensor>>; 3] = std::array::from_fn(|_| vec![None; s.steps]);
     for step in (0..s.steps).map(|i| s.step(i)) {
         let [i, f, g, o] = parts(&at(&inputs[0], step)?.try_add(h.try_linear(&inputs[1], None)?)?)?;
         let (i, f, g, o) = (i.try_sigmoid()?, f.try_sigmoid()?, g.try_tanh()?, o.try_sigmoid()?);
         c = f.try_mul(&c)?.try_add(i.try_mul(&g)?)?;
         h = o.try_mul(c.try_tanh()?)?;
-        let gates = Tensor::try_cat(&[&i, &f, &g, &o], 1)?;
-        for (list, value) in all.iter_mut().zip([h.clone(), c.clone(), gates]) {
-            list[step] = Some(value);
+        (all[0][step], all[1][step]) = (Some(h.clone()), Some(c.clone()));
+        if wants_gates {
+            all[2][step] = Some(Tensor::try_cat(&[&i, &f, &g, &o], 1)?);
         }
     }
     let stack = |list: &[Option<Tensor>]| Tensor::try_stack(&list.iter().flatten().collect::<Vec<_>>(), 0);
-    Ok([stack(&all[0])?, stack(&all[1])?, stack(&all[2])?])
+    all[..2 + wants_gates as usize].iter().map(|list| stack(list)).collect()
 }
 
 /// The state before each step: the results of the one before, and at the first one the given state.
@@ -151,7 +151,7 @@ fn no_gpu(op: &str) -> Result<GpuKernel> {
 
 impl Op for Lstm {
     fn name(&self) -> &'static str {
-        OP
+        "lstm"
     }
 
     fn key(&self, key: &mut Key) {
@@ -189,7 +189,7 @@ impl Op for Lstm {
     }
 
     fn decompose(&self, inputs: &[Tensor]) -> Option<Result<Vec<Tensor>>> {
-        Some(run(inputs, self.reverse).map(Vec::from))
+        Some(run(inputs, self.reverse, true))
     }
 
     fn cpu(&self, ctx: &CpuCtx) -> Result<()> {
@@ -213,7 +213,7 @@ impl Op for Lstm {
 
 impl Op for LstmBackward {
     fn name(&self) -> &'static str {
-        BACKWARD
+        "lstm_backward"
     }
 
     fn key(&self, key: &mut Key) {
@@ -238,17 +238,18 @@ impl Op for LstmBackward {
         let build = || {
             let s = Sizes::new(inputs[0].dims(), self.reverse);
             // The gates and states are computed anew: only so do gradients flow through them.
-            let [_, c, gates] = run(&inputs[..4], self.reverse)?;
-            let previous = before(&c, &inputs[3], self.reverse)?;
+            let states = run(&inputs[..4], self.reverse, true)?;
+            let (c, gates) = (&states[1], &states[2]);
+            let previous = before(c, &inputs[3], self.reverse)?;
             let (mut dh, mut dc) = (inputs[2].try_zeros_like()?, inputs[3].try_zeros_like()?);
             let mut all = vec![None; s.steps];
             for step in (0..s.steps).rev().map(|i| s.step(i)) {
-                let [i, f, g, o] = parts(&at(&gates, step)?)?;
+                let [i, f, g, o] = parts(&at(gates, step)?)?;
                 dh = dh.try_add(at(&inputs[6], step)?)?;
                 if let Some(given) = inputs.get(7) {
                     dc = dc.try_add(at(given, step)?)?;
                 }
-                let t = at(&c, step)?.try_tanh()?;
+                let t = at(c, step)?.try_tanh()?;
                 // x(1 - x) and 1 - x².
                 let logistic = |x: &Tensor| x.try_sub(x.try_square()?);
                 let hyperbolic = |x: &Tensor| x.try_square()?.try_neg()?.try_add(1.0);

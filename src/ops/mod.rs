@@ -10,6 +10,7 @@ mod batch_norm_cpu;
 pub(crate) mod cat;
 pub(crate) mod conv;
 mod conv_cpu;
+mod conv_depthwise;
 mod conv_direct;
 mod conv_gpu;
 #[cfg(test)]

@@ -76,6 +76,31 @@ fn larger<T: Real>(y: T, at: i32, v: T, place: i32) -> (T, i32) {
     (if take { v } else { y }, if take { place } else { at })
 }
 
+/// Takes one tap of a row of windows in: values `step` apart, the first of which has this place.
+#[inline(always)]
+fn update<T: Real>(y: &mut [T], at: &mut [i32], line: &[T], step: usize, place: i32) {
+    const LANES: usize = 16;
+    let n = y.len();
+    let at = &mut at[..n];
+    if n < LANES {
+        for k in 0..n {
+            (y[k], at[k]) = larger(y[k], at[k], line[k * step], place + (k * step) as i32);
+        }
+        return;
+    }
+    let mut k = 0;
+    while k < n {
+        // Whole vectors, the last one where it ends with the row: to take a value in again changes nothing.
+        let first = k.min(n - LANES);
+        let (y, at) = (&mut y[first..first + LANES], &mut at[first..first + LANES]);
+        let (line, place) = (&line[first * step..(first + LANES - 1) * step + 1], place + (first * step) as i32);
+        for l in 0..LANES {
+            (y[l], at[l]) = larger(y[l], at[l], line[l * step], place + (l * step) as i32);
+        }
+        k += LANES;
+    }
+}
+
 multiversion! {
     /// Rows `r0..` of the maxima of regular windows: tap after tap, a row of outputs at a time.
     fn max_rows[T: Real](w: &Geometry, x: &[T], r0: usize, y: &mut [T], at: &mut [i32]) {
@@ -100,19 +125,10 @@ multiversion! {
                     let from = first * step + tap - w.padding[1];
                     let (y, at, line) = (&mut y[first..last], &mut at[first..last], &line[from..]);
                     let place = (i * width + from) as i32;
-                    let n = y.len();
-                    if step == 1 {
-                        for ((k, (y, at)), &v) in (0i32..).zip(y.iter_mut().zip(at)).zip(line) {
-                            (*y, *at) = larger(*y, *at, v, place + k);
-                        }
-                    } else if step == 2 && line.len() >= 2 * n {
-                        for ((k, (y, at)), v) in (0i32..).zip(y.iter_mut().zip(at)).zip(line.as_chunks::<2>().0) {
-                            (*y, *at) = larger(*y, *at, v[0], place + 2 * k);
-                        }
-                    } else {
-                        for k in 0..n {
-                            (y[k], at[k]) = larger(y[k], at[k], line[k * step], place + (k * step) as i32);
-                        }
+                    match step {
+                        1 => update(y, at, line, 1, place),
+                        2 => update(y, at, line, 2, place),
+                        _ => update(y, at, line, step, place),
                     }
                 }
             }

@@ -77,7 +77,7 @@ impl Kind {
     }
 
     /// All steps, from the input's products `[T, N, gates · hidden]`: the outputs `[T, N, hidden]` and the last state. `mask` `[T, N, 1]` says which steps a
-    /// sequence has. Without one an LSTM is an op.
+    /// sequence has. Without one an LSTM is a kernel on the CPU.
     fn scan(
         self,
         from_input: &Tensor,
@@ -88,7 +88,7 @@ impl Kind {
         reverse: bool,
     ) -> Result<(Tensor, State)> {
         let steps = from_input.dims()[0];
-        if let (Kind::Lstm, None, Some(c)) = (self, mask, &first.c) {
+        if let (Kind::Lstm, None, Some(c), false) = (self, mask, &first.c, weight.device().is_gpu()) {
             let (y, c) = from_input.try_lstm(weight, &first.h, c, reverse)?;
             let last = if reverse { 0 } else { -1 };
             let state = State { h: y.try_select(0, last)?, c: Some(c.try_select(0, last)?) };
