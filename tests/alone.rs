@@ -9,7 +9,8 @@ fn faults_and_donations() -> Result<()> {
     faults_name_their_op()?;
     a_step_tells_of_a_fault()?;
     long_work_makes_more_submits()?;
-    a_cache_grows_in_place()
+    a_cache_grows_in_place()?;
+    decoding_replays_its_plans()
 }
 
 fn bad_indices_are_errors_of_the_read() -> Result<()> {
@@ -128,6 +129,36 @@ fn a_cache_grows_in_place() -> Result<()> {
         assert_eq!((done.donations_refused, done.donations), (0, 8), "{device}");
         assert!(done.plan_misses <= 1, "{device}: {} plans", done.plan_misses);
         assert_eq!(cache.to_vec::<f32>()?, (0..16).map(|i| (i / 2) as f32).collect::<Vec<_>>());
+    }
+    Ok(())
+}
+
+/// A language model writes its cache in place and needs no new plan for a token; a token outside the vocabulary is told of.
+fn decoding_replays_its_plans() -> Result<()> {
+    use fornax::generate::{Generation, stream};
+    use fornax::transformers::CausalLm;
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/transformers/llama3");
+    for device in [Device::cpu()].into_iter().chain(Device::gpu(0)) {
+        let model = CausalLm::load(folder, device)?;
+        let options = Generation { max_new_tokens: 24, ends: Some(vec![]), ..Generation::default() };
+        let mut steps = stream(&model, &[vec![5, 6, 7]], &options)?;
+        for _ in 0..8 {
+            steps.next().expect("a step")?;
+        }
+        let before = stats();
+        for step in steps {
+            step?;
+        }
+        let done = stats().since(&before);
+        assert_eq!(done.donations_refused, 0, "{device}");
+        // Two caches a layer, in each of 16 steps.
+        assert!(done.donations >= 2 * 2 * 16, "{device}: {} donations", done.donations);
+        assert_eq!(done.plan_misses, 0, "{device}");
+        assert!(device == Device::cpu() || done.submits <= 16 + 1, "{device}: {} submits for 16 tokens", done.submits);
+
+        let outside = Tensor::from_slice(&[5i32, 48], [1, 2], device)?;
+        let logits = fornax::no_grad(|| model.forward(&outside.into()))?;
+        assert!(matches!(logits.to_vec::<f32>(), Err(Error::Index { .. })), "{device}");
     }
     Ok(())
 }

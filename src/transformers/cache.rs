@@ -33,6 +33,11 @@ impl KvCache {
         KvCache::default()
     }
 
+    /// An empty cache that holds so many tokens before it grows: a static one, if the text is no longer.
+    pub fn with_capacity(capacity: usize) -> KvCache {
+        KvCache { capacity, ..KvCache::default() }
+    }
+
     /// An empty cache for rows whose first `pads[b]` tokens are padding.
     ///
     /// # Errors

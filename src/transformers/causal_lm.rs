@@ -96,7 +96,8 @@ impl CausalLm {
     /// # Errors
     /// As [`Checkpoint::fill`]; an unknown family.
     pub fn from_checkpoint(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<CausalLm> {
-        let model = CausalLm::blank(checkpoint.config(), options.device.into())?;
+        let mut model = CausalLm::blank(checkpoint.config(), options.device.into())?;
+        model.ends = checkpoint.ends()?;
         checkpoint.fill(&model, model.decoder.prefix(), options)?;
         model.eval();
         Ok(model)

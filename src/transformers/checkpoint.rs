@@ -90,6 +90,17 @@ impl Checkpoint {
         &self.tensors
     }
 
+    /// The tokens that end a text: `generation_config.json` has the last word, for the end of an answer in a conversation is often another token than
+    /// that of a text.
+    ///
+    /// # Errors
+    /// A file that is no config, or that has something else there.
+    pub fn ends(&self) -> Result<Vec<u32>> {
+        let path = self.folder.join("generation_config.json");
+        let found = if path.is_file() { Config::read(path)?.tokens("eos_token_id")? } else { Vec::new() };
+        if found.is_empty() { self.config.tokens("eos_token_id") } else { Ok(found) }
+    }
+
     /// Whether a weight of this name, with or without the name of the model in front, is there.
     pub(super) fn has(&self, prefix: &str, name: &str) -> bool {
         self.find(prefix, name).is_some()
@@ -148,7 +159,9 @@ impl Checkpoint {
         let dtype = changes.first().map(|(_, t)| t.dtype());
         for p in fresh {
             let dtype = options.dtype.or(dtype).unwrap_or(p.dtype());
-            changes.push((p.clone(), blank::drawn(&p, std)?.try_cast(dtype)?));
+            let value = blank::drawn(&p, std)?.try_cast(dtype)?;
+            value.eval()?;
+            changes.push((p.clone(), value));
         }
         changes.into_iter().for_each(|(p, t)| p.replace(t));
         Ok(self.tensors.keys().filter(|k| !used.contains(*k)).cloned().collect())
@@ -190,12 +203,11 @@ impl Checkpoint {
         }
         // f64 has no kernel everywhere and no use here.
         let dtype = options.dtype.unwrap_or(if t.dtype() == DType::F64 { param.dtype() } else { t.dtype() });
-        let t = if t.dtype() == dtype { t } else { t.try_cast(dtype)? };
-        if options.device == t.device() {
+        if t.dtype() == dtype && options.device == t.device() {
             return Ok(t);
         }
-        let there = t.try_to(options.device)?;
-        // Now, so that no more than one tensor is on its way.
+        let there = t.try_cast(dtype)?.try_to(options.device)?;
+        // Now: no more than one tensor is on its way, and no cast is left to be done in each pass.
         there.eval()?;
         Ok(there)
     }
@@ -216,7 +228,9 @@ fn shards(folder: &Path) -> Result<StateDict> {
                 files.entry(f).or_default().push(name)
             }
             _ => {
-                return Err(index.error(format!("weight_map gives {name} the file {file}: the name of a file in the same folder is wanted")));
+                return Err(
+                    index.error(format!("weight_map gives {name} the file {file}: the name of a file in the same folder is wanted"))
+                );
             }
         }
     }

@@ -313,7 +313,8 @@ impl Seq2Seq {
         let config = checkpoint.config();
         // T5 1.1 has a head of its own, under a config that newer versions of transformers write as tied: what is in the file counts.
         let untied = checkpoint.has("", "lm_head.weight") || !config.flag("tie_word_embeddings", true)?;
-        let model = Seq2Seq::blank(config, untied, options.device.into())?;
+        let mut model = Seq2Seq::blank(config, untied, options.device.into())?;
+        model.ends = checkpoint.ends()?;
         checkpoint.fill(&model, "", options)?;
         model.eval();
         Ok(model)

@@ -210,7 +210,7 @@ fn pipelines_run() {
     let streamed = generator.stream(&prompt, &options, |p| pieces += p).unwrap();
     assert_eq!((&streamed, &pieces), (&pieces, &streamed));
     assert!(generator.chat(&[Message::new("user", "hi")]).unwrap_err().to_string().contains("chat template"));
-    let whole = generator.generate(&[prompt.clone()], &options).unwrap();
+    let whole = generator.generate(std::slice::from_ref(&prompt), &options).unwrap();
     let word = whole[0].split(' ').nth(1).unwrap_or(&whole[0]).to_string();
     let stop = generator.stop_at(&[&word]);
     let options = Generation { max_new_tokens: 8, ends: Some(vec![]), stops: vec![Box::new(stop)], ..Generation::default() };

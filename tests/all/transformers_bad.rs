@@ -164,8 +164,6 @@ fn prompts_and_options() {
     let long = Generation { max_new_tokens: 100, ends: Some(vec![]), ..Generation::default() };
     assert_eq!(generate(&gpt2, &[vec![5; 30]], &long).unwrap()[0].len(), 2);
     has(message(gpt2.forward(&Tokens::pad(&[vec![5; 33]], 0, d).unwrap())), &["33 tokens", "32"]);
-    let outside = gpt2.forward(&Tokens::pad(&[vec![5, 48]], 0, d).unwrap()).unwrap();
-    assert!(matches!(outside.to_vec::<f32>(), Err(fornax::Error::Index { .. })));
     let bert = Encoder::load(golden("bert"), d).unwrap();
     has(message(bert.forward(&Tokens::pad(&[vec![5; 21]], 0, d).unwrap())), &["21 tokens", "20"]);
     has(message(bert.forward(&Tensor::ones([2, 3], d).into())), &["integers"]);
