@@ -2,8 +2,8 @@
 
 use super::node::Inputs;
 use super::op::{Class, Op, Outputs};
+use crate::Shape;
 use crate::layout::Layout;
-use crate::{DType, Shape};
 use std::cell::{Cell, RefCell};
 
 /// A node that was recorded.
@@ -17,7 +17,6 @@ pub(crate) struct Noted {
     pub flops: u64,
     /// The first output.
     pub shape: Shape,
-    pub dtype: DType,
     /// Bytes of all outputs.
     pub bytes: usize,
 }
@@ -58,7 +57,6 @@ pub(super) fn note(seq: u64, op: &dyn Op, inputs: &Inputs, outs: &Outputs) {
             is_view: matches!(op.class(), Class::View),
             flops: op.flops(&ins, &layouts),
             shape: outs[0].shape().clone(),
-            dtype: outs[0].dtype,
             bytes: outs.iter().map(|o| o.layout.numel() * o.dtype.size()).sum(),
         });
     });

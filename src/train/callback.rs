@@ -215,7 +215,7 @@ pub trait Callback {
         Ok(())
     }
 
-    /// Puts its own state into a checkpoint, under names of its own.
+    /// Puts its own state into a checkpoint, under names of its own (the trainer itself has `model`, `optimizer`, `scheduler`, `scaler`, `average`).
     fn save(&self, checkpoint: &mut Checkpoint) {}
 
     /// Takes its state from a checkpoint that is resumed from. One that was taken without this callback has none.

@@ -332,10 +332,10 @@ impl Callback for Average {
         Ok(())
     }
     fn save(&self, checkpoint: &mut Checkpoint) {
-        checkpoint.insert("average", self.0.clone());
+        checkpoint.insert("own_average", self.0.clone());
     }
     fn load(&mut self, checkpoint: &Checkpoint) -> Result<()> {
-        self.0 = checkpoint.part("average")?.clone();
+        self.0 = checkpoint.part("own_average")?.clone();
         Ok(())
     }
 }
