@@ -5,6 +5,7 @@
 //! It leaves `out/autoencoder_vae.png`: test digits, what both make of them, ways from one digit to another, and digits that nobody wrote.
 
 #[path = "common/canvas.rs"]
+#[allow(dead_code)] // no curves here
 mod canvas;
 
 use canvas::{Canvas, INK};
