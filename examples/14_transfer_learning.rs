@@ -20,7 +20,7 @@ const ROUNDS: usize = 3;
 
 /// A ResNet of ten layers for images of 8×8 pixels.
 fn resnet(device: Device) -> Result<ResNet> {
-    ResNet::try_new(ResNetConfig::resnet18().layers([1, 1, 1, 1]).width(16).in_channels(1).num_classes(5).small_stem(true), device)
+    ResNet::try_new(ResNetConfig::resnet18().layers([1, 1, 1, 1]).width(8).in_channels(1).num_classes(5).small_stem(true), device)
 }
 
 /// The images of five digits from `first` on, labelled 0 to 4: at most so many of each, from a place on.
@@ -97,7 +97,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 }
                 numbers[way] = trained(&model);
                 let start = Instant::now();
-                train(&model, &few, [3e-2, 1e-3, 3e-3][way], 40)?;
+                train(&model, &few, [3e-2, 1e-3, 3e-3][way], 30)?;
                 seconds[way] += start.elapsed().as_secs_f64();
                 *right += test(&model, &unseen)? / ROUNDS as f64;
             }

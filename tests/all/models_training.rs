@@ -103,12 +103,12 @@ fn accuracy(model: &dyn Forward, (x, y): &(Tensor, Tensor)) -> Result<f32> {
 fn transfer_learning_loads_replaces_the_head_freezes_and_trains() -> Result<()> {
     let cpu = Device::cpu();
     fornax::manual_seed(3);
-    let config = || ResNetConfig::resnet18().layers([1, 1, 1, 1]).width(16).in_channels(1).small_stem(true);
+    let config = || ResNetConfig::resnet18().layers([1, 1, 1, 1]).width(8).in_channels(1).small_stem(true);
     // Zeros to fours first.
     let pretrained = ResNet::new(config().num_classes(5), cpu);
-    let (x, y) = part(0..5, 300, 0)?;
+    let (x, y) = part(0..5, 200, 0)?;
     let mut optimizer = AdamW::new(pretrained.parameters(), 3e-3);
-    for _ in 0..40 {
+    for _ in 0..30 {
         let loss = cross_entropy(&pretrained.forward(&x)?, &y)?;
         optimizer.step(loss.backward()?)?;
     }
@@ -123,19 +123,19 @@ fn transfer_learning_loads_replaces_the_head_freezes_and_trains() -> Result<()> 
     for (name, t) in pretrained.state_dict() {
         assert_eq!(t.to_vec::<f64>()?, state[&name].to_vec::<f64>()?, "{name}");
     }
-    assert_eq!(state["bn1.num_batches_tracked"].item::<i64>()?, 40);
+    assert_eq!(state["bn1.num_batches_tracked"].item::<i64>()?, 30);
 
     // Another head, for fives to nines; the rest is frozen, and its statistics stay as they are.
     model.replace_head(5)?;
     model.freeze_backbone();
     model.eval();
     let before = model.state_dict();
-    let few = part(5..10, 120, 0)?;
-    let held_out = part(5..10, 300, 120)?;
+    let few = part(5..10, 80, 0)?;
+    let held_out = part(5..10, 200, 80)?;
     let start = accuracy(&model, &held_out)?;
     model.eval();
     let mut optimizer = AdamW::new(model.parameters(), 3e-2);
-    for _ in 0..100 {
+    for _ in 0..50 {
         let loss = cross_entropy(&model.forward(&few.0)?, &few.1)?;
         let grads = loss.backward()?;
         assert_eq!(model.parameters().iter().filter(|p| p.grad(&grads).is_some()).count(), 2);
@@ -146,7 +146,7 @@ fn transfer_learning_loads_replaces_the_head_freezes_and_trains() -> Result<()> 
         assert_eq!(same, !name.starts_with("fc."), "{name}");
     }
     let end = accuracy(&model, &held_out)?;
-    assert!(end > 0.6 && end > start + 0.2, "{start} to {end}");
+    assert!(end > 0.5 && end > start + 0.2, "{start} to {end}");
 
     // Stage by stage.
     model.unfreeze();
