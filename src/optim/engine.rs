@@ -12,7 +12,7 @@ use crate::nn::Param;
 use crate::nn::param::take_updated;
 use crate::{DType, Device, Error, Result, Tensor};
 use smallvec::SmallVec;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 pub(super) type State = SmallVec<[Tensor; 4]>;
@@ -242,7 +242,8 @@ impl<R: Rule> Core<R> {
         let skip = grads.take_skip();
         let mut roots = Vec::with_capacity(self.slots.len() * 3);
         with_grad(false, || -> Result<()> {
-            let mut ticks: HashMap<_, Tick> = HashMap::new();
+            // In the order in which they are met: the order of the roots is part of the plan's key.
+            let mut ticks: Vec<((usize, Device, (u64, u64)), Tick)> = Vec::new();
             for slot in &mut self.slots {
                 if slot.param.is_frozen() {
                     continue;
@@ -250,10 +251,15 @@ impl<R: Rule> Core<R> {
                 let Some(g) = grads.take_id(slot.param.id()) else { continue };
                 let group = &self.groups[slot.group];
                 let device = slot.param.device();
-                let tick = match ticks.entry((slot.group, device, slot.clock.id())) {
-                    std::collections::hash_map::Entry::Occupied(e) => e.into_mut(),
-                    std::collections::hash_map::Entry::Vacant(e) => e.insert(tick(group, &slot.clock, skip.as_ref(), device)?),
+                let key = (slot.group, device, slot.clock.id());
+                let at = match ticks.iter().position(|t| t.0 == key) {
+                    Some(at) => at,
+                    None => {
+                        ticks.push((key, tick(group, &slot.clock, skip.as_ref(), device)?));
+                        ticks.len() - 1
+                    }
                 };
+                let tick = &ticks[at].1;
                 if tick.taken.is_some() {
                     // Several read it, one of them to see whether it is finite: it is computed once.
                     roots.push(g.clone());
@@ -288,7 +294,7 @@ impl<R: Rule> Core<R> {
                     }
                 }
             }
-            for tick in ticks.into_values() {
+            for (_, tick) in ticks {
                 if let Clock::Device(steps, product) = tick.clock {
                     roots.extend([steps, product]);
                 }

@@ -243,7 +243,8 @@ fn plans(device: Device, names: &[&str]) -> Result<()> {
                 scaler.step(&mut *optimizer, grads)?;
                 scaler.update()?;
                 let done = fornax::stats().since(&before);
-                assert_eq!(done.donations_refused, 0, "{name}, scaled {scaled}, step {step}: {done:?}");
+                // The first step finds parameters that lie in a mapped file.
+                assert!(step == 0 || done.donations_refused == 0, "{name}, scaled {scaled}, step {step}: {done:?}");
                 if step >= 3 {
                     assert_eq!(done.plan_misses, 0, "{name}, scaled {scaled}, step {step}: {done:?}");
                     counts.push(done.dispatches);
