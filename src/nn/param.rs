@@ -196,8 +196,8 @@ impl Param {
         self.update(|_| Ok(value))
     }
 
-    /// Sets a value that may be of another dtype or on another device.
-    pub(crate) fn replace(&self, value: Tensor) {
+    /// Sets a value that may be of another shape, dtype or on another device: as loading and moving a model do. Optimizers hold state of the old one.
+    pub fn replace(&self, value: Tensor) {
         let _old = std::mem::replace(&mut *lock(&self.0.value), constant(value));
     }
 

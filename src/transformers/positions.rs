@@ -21,7 +21,9 @@ pub fn sinusoidal(length: usize, width: usize, options: impl Into<Options>) -> R
         return Err(Error::argument("sinusoidal", format!("a width of {width}: sines and cosines come in pairs, an even one is wanted")));
     }
     let o = options.into();
-    crate::Shape::from([length, width]).checked_numel()?;
+    if length.checked_mul(width).is_none_or(|n| n > u32::MAX as usize) {
+        return Err(Error::argument("sinusoidal", format!("{length} positions of {width} numbers: more than 2³² - 1 numbers")));
+    }
     let angle = |p: usize, i: usize| p as f64 / 10_000f64.powf(2.0 * i as f64 / width as f64);
     let values = (0..length).flat_map(|p| (0..width / 2).flat_map(move |i| [angle(p, i).sin() as f32, angle(p, i).cos() as f32]));
     Tensor::from_vec(values.collect(), [length, width], o.device)?.try_cast(o.dtype)
