@@ -250,7 +250,6 @@ pub(crate) mod testing {
 
     use crate::backend::cpu::CpuCtx;
     use crate::backend::cpu::memory::CpuBuffer;
-    use crate::backend::cpu::threads::each;
     use crate::codegen::dispatch::{Caps, GpuKernel, GpuStep};
     use crate::graph::{GpuCtx, Meta, Op};
     use crate::{DType, Result};
