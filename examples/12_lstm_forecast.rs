@@ -4,13 +4,10 @@
 //!
 //! It leaves `out/lstm_forecast.png`: the error by how far ahead, and some forecasts of the part that it never saw.
 
-#[path = "common/canvas.rs"]
-mod canvas;
-
-use canvas::{Canvas, Colour, INK};
 use fornax::data::{DataLoader, TensorDataset};
 use fornax::nn::{Forward, LSTM, Linear, Module};
 use fornax::optim::{Adam, Optimizer};
+use fornax::plot::{Canvas, Chart, Colour, INK};
 use fornax::{Device, Result, Tensor, nn};
 
 const SEED: u64 = 3;
@@ -27,8 +24,6 @@ const PEAK_LR: f64 = 5e-3;
 
 const TRUTH: Colour = [60, 60, 70];
 const NETWORK: Colour = [30, 80, 190];
-const LAST: Colour = [230, 140, 60];
-const PERIODIC: Colour = [110, 170, 90];
 
 /// An LSTM over the past, and a linear layer from its last state to all of the future.
 #[derive(Module)]
@@ -137,26 +132,25 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 /// The errors by how far ahead, and below it the test part with a forecast every so often.
 fn draw(errors: &[Vec<f32>; 3], truth: &[f32], forecast: &[f32]) -> Result<(), Box<dyn std::error::Error>> {
-    let mut canvas = Canvas::new(1000, 720);
-    let points = |e: &Vec<f32>| e.iter().enumerate().map(|(i, &v)| (i as f32 + 1.0, v)).collect();
-    let curves = [(points(&errors[0]), 2, LAST), (points(&errors[1]), 2, PERIODIC), (points(&errors[2]), 3, NETWORK)];
-    canvas.chart((60, 40, 900, 240), "ERROR BY STEPS AHEAD", &curves);
-    for (i, (name, colour)) in [("LAST VALUE", LAST), ("A PERIOD AGO", PERIODIC), ("LSTM", NETWORK)].into_iter().enumerate() {
-        canvas.text(560 + i as i32 * 140, 22, 2, name, colour);
+    let mut canvas = Canvas::new(1000, 720)?;
+    let mut chart = Chart::new("error by steps ahead").size(960, 330);
+    for (name, e) in ["last value", "a period ago", "LSTM"].into_iter().zip(errors) {
+        chart = chart.series(name, e.iter().enumerate().map(|(i, &v)| (i as f64 + 1.0, v as f64)));
     }
+    chart.draw(&mut canvas, 20, 10);
     let place = |t: usize, v: f32| (60.0 + t as f32 * 900.0 / 240.0, 530.0 - v * 60.0);
     canvas.text(60, 350, 2, "THE SERIES AND FORECASTS OF 20 STEPS", INK);
     for t in 1..240 {
-        canvas.line(place(t - 1, truth[t - 1]), place(t, truth[t]), 2, TRUTH);
+        canvas.line(place(t - 1, truth[t - 1]), place(t, truth[t]), 2.0, TRUTH);
     }
     for start in (0..240 - PAST - AHEAD).step_by(AHEAD * 2) {
         let at = start + PAST;
         canvas.fill(place(at, 0.0).0 as i32, 380, 1, 300, [200, 205, 220]);
         for k in 1..AHEAD {
             let v = |k: usize| forecast[start * AHEAD + k];
-            canvas.line(place(at + k - 1, v(k - 1)), place(at + k, v(k)), 4, NETWORK);
+            canvas.line(place(at + k - 1, v(k - 1)), place(at + k, v(k)), 4.0, NETWORK);
         }
     }
     std::fs::create_dir_all("out")?;
-    canvas.save("out/lstm_forecast.png")
+    Ok(canvas.save("out/lstm_forecast.png")?)
 }

@@ -4,14 +4,10 @@
 //!
 //! It leaves `out/autoencoder_vae.png`: test digits, what both make of them, ways from one digit to another, and digits that nobody wrote.
 
-#[path = "common/canvas.rs"]
-#[allow(dead_code)] // no curves here
-mod canvas;
-
-use canvas::{Canvas, INK};
 use fornax::data::{DataLoader, digits};
 use fornax::nn::{BCEWithLogitsLoss, Flatten, Forward, Linear, Module, ReLU, Sequential, Unflatten};
 use fornax::optim::{Adam, Optimizer};
+use fornax::plot::{Canvas, INK};
 use fornax::{Device, Reduction, Result, Tensor, nn};
 
 const SEED: u64 = 5;
@@ -132,7 +128,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     println!("VAE, in nats an image: pixels {:.2}, divergence {:.2}", cost.0.item::<f32>()?, cost.1.item::<f32>()?);
 
-    let mut canvas = Canvas::new(40 + COLUMNS as u32 * 44, 730);
+    let mut canvas = Canvas::new(40 + COLUMNS as u32 * 44, 730)?;
     let mut y = 30;
     for (title, rows, images) in [
         ("TEST DIGITS", 1, images),

@@ -93,7 +93,7 @@ setters!(AutoencoderConfig { image: [usize; 3], hidden: Vec<usize>, latent: usiz
 /// An autoencoder (Rumelhart, Hinton, Williams 1986; Hinton and Salakhutdinov 2006): an encoder takes an image to a few numbers, and a decoder makes the image
 /// of them.
 ///
-/// The decoder's output has no activation. For images from 0 to 1 train it with [`bce_with_logits`](crate::nn::bce_with_logits) and take the sigmoid of
+/// The decoder's output has no activation. For images from 0 to 1 train it with [`binary_cross_entropy_with_logits`](crate::nn::binary_cross_entropy_with_logits) and take the sigmoid of
 /// what it gives; for others with [`mse_loss`](crate::nn::mse_loss). Initial values are those of the layers.
 ///
 /// ```

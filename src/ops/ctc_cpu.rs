@@ -2,8 +2,8 @@
 
 use super::ctc::{Ctc, CtcBackward, Sizes};
 use super::rows::{Real, for_tasks, largest, sum_of};
-use crate::backend::cpu::threads::Shared;
 use crate::backend::cpu::CpuCtx;
+use crate::backend::cpu::threads::Shared;
 
 /// The states of one sequence.
 struct States {

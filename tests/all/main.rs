@@ -45,10 +45,10 @@ mod regressions;
 mod shaders;
 mod snapshots;
 mod summaries;
-mod train_tools;
-mod trainer;
 #[cfg(feature = "text")]
 mod text;
+mod train_tools;
+mod trainer;
 mod training;
 mod transformers;
 mod transformers_bad;

@@ -86,7 +86,9 @@ impl Row {
 #[cfg(test)]
 pub(crate) fn rows() -> &'static [&'static Row] {
     static ROWS: OnceLock<Vec<&'static Row>> = OnceLock::new();
-    ROWS.get_or_init(|| [unary::ROWS, unary::TESTS, activation::ROWS, activation::PARAMETRIC, binary::ROWS, loss::ROWS, select::ROWS].concat())
+    ROWS.get_or_init(|| {
+        [unary::ROWS, unary::TESTS, activation::ROWS, activation::PARAMETRIC, binary::ROWS, loss::ROWS, select::ROWS].concat()
+    })
 }
 
 /// An argument of a pointwise function.
