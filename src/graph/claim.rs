@@ -34,6 +34,8 @@ pub(super) struct Entry {
     pub op: Arc<dyn Op>,
     pub kind: Kind,
     pub inputs: SmallVec<[Ref; 4]>,
+    /// Of a view: what the chain of views that ends in it looks at.
+    base: Option<Ref>,
     /// Handles on this node among the claimed nodes' inputs.
     edges: usize,
     /// A gradient graph that is not spent runs through it.
@@ -152,7 +154,19 @@ impl Claim {
         let inputs = if kind == Kind::Host { SmallVec::new() } else { body.inputs.iter().map(|t| self.reference(t, epoch)).collect() };
         drop(body);
         node.mark.store(epoch | self.entries.len() as u64, Ordering::Relaxed);
-        self.entries.push(Entry { node, op, kind, inputs, edges: 0, taped, keep: false, root: false });
+        let base = match (kind, inputs.first()) {
+            (Kind::View, Some(&r)) => Some(self.base(r)),
+            _ => None,
+        };
+        self.entries.push(Entry { node, op, kind, inputs, base, edges: 0, taped, keep: false, root: false });
+    }
+
+    /// The leaf, kernel output or pointwise node whose memory (or value) a reference shows.
+    pub fn base(&self, r: Ref) -> Ref {
+        match r {
+            Ref::Entry(i, _) => self.entries[i as usize].base.unwrap_or(r),
+            leaf => leaf,
+        }
     }
 
     fn reference(&mut self, t: &Tensor, epoch: u64) -> Ref {

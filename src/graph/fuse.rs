@@ -102,18 +102,9 @@ impl<'a> Fuser<'a> {
         f
     }
 
-    /// The leaf, kernel output or pointwise node whose memory (or value) a reference shows.
-    pub fn base_of(claim: &Claim, mut r: Ref) -> Ref {
-        while let Ref::Entry(i, _) = r
-            && claim.entries[i as usize].kind == Kind::View
-        {
-            r = claim.entries[i as usize].inputs[0];
-        }
-        r
-    }
-
+    /// As [`Claim::base`].
     pub fn base(&self, r: Ref) -> Ref {
-        Self::base_of(self.claim, r)
+        self.claim.base(r)
     }
 
     /// Whether input `k` of kernel `i` must be copied into row-major memory first.

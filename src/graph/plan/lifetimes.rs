@@ -1,7 +1,6 @@
 //! Which buffer each value of a plan gets: lifetimes, in-place outputs, the donation of old values, and the arena.
 
 use super::super::claim::Ref;
-use super::super::fuse::Fuser;
 use super::{Plan, Planner, Port, Source, Step, Work, bytes};
 use crate::codegen::dispatch::{GpuStep, Slot as Bound};
 use crate::codegen::kernel::{Operand, collapse};
@@ -20,7 +19,7 @@ impl Planner<'_> {
         let mut plan = Plan::default();
         for (i, e) in self.claim.entries.iter().enumerate().filter(|(_, e)| e.keep) {
             for out in 0..e.node.outs.len() {
-                let base = Fuser::base_of(self.claim, Ref::Entry(i as u32, out as u32));
+                let base = self.claim.base(Ref::Entry(i as u32, out as u32));
                 let s = self.slot(base);
                 self.slots[s].pinned = true;
                 self.slots[s].root |= e.root;
