@@ -84,7 +84,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("device: {device}; {} windows to train on, {} to test", past.dims()[0], test_past.dims()[0]);
 
     let model = Forecaster { lstm: LSTM::try_new(1, 48, device)?.batch_first(), head: Linear::try_new(48, AHEAD, device)? };
-    print!("{}", model.summary());
+    print!("{}", model.describe());
     let loader = DataLoader::new(TensorDataset::new([past.try_contiguous()?, future.try_contiguous()?])?, 64).shuffle(SEED);
     let mut optimizer = Adam::new(model.parameters(), PEAK_LR);
     let steps = (EPOCHS * loader.len() as u64) as f64;

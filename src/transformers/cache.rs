@@ -170,10 +170,13 @@ impl<'a> Step<'a> {
     /// # Errors
     /// A table of fewer places.
     pub fn rows(&self, table: &Tensor) -> Result<Tensor> {
-        match &self.positions {
-            None => table.try_narrow(0, self.start, self.len)?.try_unsqueeze(0),
-            Some(p) => table.try_embedding(p),
+        if let Some(p) = &self.positions {
+            return table.try_embedding(p);
         }
+        let slice = table.try_narrow(0, self.start, self.len)?;
+        // A slice that does not begin where a GPU can bind it is another plan for each token: from the second pass on the places are data.
+        let rows = if self.start == 0 { slice } else { table.try_embedding(&self.queries()?)? };
+        rows.try_unsqueeze(0)
     }
 
     /// The places of the tokens of this pass, `[T]`.
