@@ -138,7 +138,15 @@ impl Summary {
                     last.ops.extend(between.map_or(Vec::new(), |r| r.ops));
                     last.ops.push(n);
                 }
-                _ => runs.push(Run { owner, ops: vec![n] }),
+                _ => {
+                    // What the first layer sees of its input in another shape is the layer's own doing.
+                    let first = match &runs[..] {
+                        [only] if owner.is_some() && only.owner.is_none() && only.ops.iter().all(|n| n.is_view) => runs.pop(),
+                        _ => None,
+                    };
+                    let ops = first.map_or(Vec::new(), |r| r.ops).into_iter().chain([n]).collect();
+                    runs.push(Run { owner, ops });
+                }
             }
         }
         for Run { owner, ops } in runs {

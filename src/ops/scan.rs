@@ -458,6 +458,20 @@ impl Tensor {
     }
 }
 
+/// The product of the other elements of an axis, for each: right with zeros, and as a function of all of them.
+pub(super) fn others(x: &Tensor, axis: usize) -> Result<Tensor> {
+    let (n, a) = (x.dims()[axis], axis as isize);
+    if n == 0 {
+        return x.try_ones_like();
+    }
+    // The product of what stands before each.
+    let before = |x: &Tensor| -> Result<Tensor> {
+        let one = x.try_narrow(a, 0, 1)?.try_ones_like()?;
+        Tensor::try_cat(&[&one, &x.try_narrow(a, 0, n - 1)?], a)?.try_cumprod(a)
+    };
+    before(x)?.try_mul(before(&x.try_flip([a])?)?.try_flip([a])?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::movement::testing::*;
@@ -525,18 +539,4 @@ mod tests {
             }
         }
     }
-}
-
-/// The product of the other elements of an axis, for each: right with zeros, and as a function of all of them.
-pub(super) fn others(x: &Tensor, axis: usize) -> Result<Tensor> {
-    let (n, a) = (x.dims()[axis], axis as isize);
-    if n == 0 {
-        return x.try_ones_like();
-    }
-    // The product of what stands before each.
-    let before = |x: &Tensor| -> Result<Tensor> {
-        let one = x.try_narrow(a, 0, 1)?.try_ones_like()?;
-        Tensor::try_cat(&[&one, &x.try_narrow(a, 0, n - 1)?], a)?.try_cumprod(a)
-    };
-    before(x)?.try_mul(before(&x.try_flip([a])?)?.try_flip([a])?)
 }

@@ -6,7 +6,7 @@
 
 use super::num::Num;
 use crate::autograd::Gradients;
-use crate::graph::node::{Node, with_grad};
+use crate::graph::node::with_grad;
 use crate::io::StateDict;
 use crate::nn::Param;
 use crate::nn::param::take_updated;
@@ -137,7 +137,7 @@ impl Clock {
     fn id(&self) -> (u64, u64) {
         match self {
             Clock::Host(n, product) => (*n, product.to_bits()),
-            Clock::Device(steps, _) => (u64::MAX, Arc::as_ptr(&steps.node) as *const Node as u64),
+            Clock::Device(steps, _) => (u64::MAX, Arc::as_ptr(&steps.node) as u64),
         }
     }
 }
