@@ -67,10 +67,10 @@ fn train(dtype: DType, device: Device) -> Result<Outcome> {
     let [images, labels] = digits.test.tensors();
     let accuracy = || -> Result<f64> {
         model.eval();
-        let logits = fornax::no_grad(|| autocast(dtype, || model.forward(&images)))?;
+        let logits = fornax::no_grad(|| autocast(dtype, || model.forward(images)))?;
         model.train();
         let mut accuracy = Accuracy::new();
-        accuracy.update(&logits.try_cast(DType::F32)?, &labels)?;
+        accuracy.update(&logits.try_cast(DType::F32)?, labels)?;
         Ok(100.0 * accuracy.compute()?)
     };
     let own = accuracy()?;

@@ -254,7 +254,7 @@ fn wrong_losses_say_what_is_right() {
     let f = |shape: &[usize]| Tensor::zeros(shape, Device::cpu());
     let i = |shape: &[usize]| Tensor::zeros(shape, (DType::I32, Device::cpu()));
     let (x, one) = (f(&[2, 3]), f(&[2]));
-    let message = |r: Result<Tensor, Error>| r.err().expect("an error").to_string();
+    let message = |r: Result<Tensor, Error>| r.expect_err("an error").to_string();
     for (got, op, want) in [
         (message(nn::mse_loss(&x, &one)), "mse_loss", "one shape"),
         (message(nn::mse_loss(&i(&[2, 3]), &x)), "mse_loss", "a float dtype"),

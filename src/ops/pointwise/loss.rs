@@ -32,8 +32,8 @@ pub(crate) mod rows {
             // With L = ln(1 + e^−|x|) and w = 1 + (p − 1) t: (1 − t) x + w L from 0 on, −p t x + w L below. No large numbers cancel.
             cpu: floats!(map3: |x, t, p| (if x < 0.0 { -p * t } else { 1.0 - t }) * x + ((p - 1.0) * t + 1.0) * math::softplus(-x.abs()),
                 |x, t, p| (if x < 0.0 { -p * t } else { 1.0 - t }) * x + ((p - 1.0) * t + 1.0) * math::softplus64(-x.abs())),
-            // (A choice between -p t and 1 - t would let the NaN of 0 · ∞ through on some drivers.)
-            wgsl: wgsl!(F32 => "((select(1.0, 0.0, $0 < 0.0) - select(1.0, $2, $0 < 0.0) * $1) * $0 + (($2 - 1.0) * $1 + 1.0) * fx_softplus(-abs($0), 1.0))"),
+            // (Written so that a driver which multiplies out makes no NaN of 0 · ∞ where p is 0.)
+            wgsl: wgsl!(F32 => "((select(1.0, 0.0, $0 < 0.0) - select(1.0, $2, $0 < 0.0) * $1) * $0 + select(($2 - 1.0) * $1 + 1.0, 1.0 - $1, $2 == 0.0) * fx_softplus(-abs($0), 1.0))"),
             prelude: wg::SOFTPLUS,
         },
         rule: Rule::Float,
