@@ -205,7 +205,8 @@ impl<D: Dataset, B> DataLoader<D, B> {
     /// ```
     /// use fornax::data::{DataLoader, Rows};
     /// let loader = DataLoader::new(Rows::new(vec![0, 1, 2]), 100).weighted(vec![1.0, 0.0, 3.0], 100, true, 7)?;
-    /// let drawn = loader.epoch(0).next().unwrap()?.to_vec::<i32>()?;
+    /// let batch: fornax::Tensor = loader.epoch(0).next().unwrap()?;
+    /// let drawn = batch.to_vec::<i32>()?;
     /// assert!(drawn.iter().all(|&i| i != 1) && drawn.iter().filter(|&&i| i == 2).count() > 50);
     /// # Ok::<(), fornax::Error>(())
     /// ```
