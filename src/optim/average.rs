@@ -256,7 +256,7 @@ impl AveragedModel {
 /// let batches = [1.0, 3.0].map(|mean| Tensor::normal([8, 2], mean, 1.0, Device::cpu()));
 /// update_bn(&norm, &batches, |x| norm.forward(x))?;
 /// let want = batches.iter().map(|x| x.mean(0)).fold(Tensor::zeros(2, Device::cpu()), |a, b| a + b * 0.5);
-/// let difference = (norm.running_mean().get() - want).abs().max(()).item::<f32>()?;
+/// let difference = (norm.running_mean().expect("running statistics").get() - want).abs().max(()).item::<f32>()?;
 /// assert!(difference < 1e-6);
 /// # Ok::<(), fornax::Error>(())
 /// ```
