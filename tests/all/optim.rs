@@ -222,7 +222,7 @@ fn skipped_steps_leave_no_trace_on_the_gpu() -> Result<()> {
     harness::gpu().map_or(Ok(()), |gpu| with_skipped_steps(gpu, &names))
 }
 
-/// No step waits, from the third on each replays a plan, and every buffer is overwritten in place: also with scaling, clipping and averages.
+/// From the fourth step on each replays a plan of as many dispatches, also with a scaler; without one every buffer is overwritten in place.
 fn plans(device: Device, names: &[&str]) -> Result<()> {
     let golden = Golden::new(device)?;
     let wide = Param::new(Tensor::normal([64, 48], 0.0, 0.1, device));
@@ -230,8 +230,7 @@ fn plans(device: Device, names: &[&str]) -> Result<()> {
         for scaled in [false, true] {
             let params = golden.params()?;
             let mut list = params.clone();
-            // A gradient that is pointwise in its parameter. (Not with a scaler: the kernel that finds out whether the gradient is finite and the update both compute
-            // it from the parameter then, so that the update is refused the old value's memory.)
+            // A gradient that is pointwise in its parameter. (Not yet checked with a scaler.)
             if !scaled {
                 list.push(wide.clone());
             }
@@ -250,8 +249,8 @@ fn plans(device: Device, names: &[&str]) -> Result<()> {
                 scaler.step(&mut *optimizer, grads)?;
                 scaler.update()?;
                 let done = fornax::stats().since(&before);
-                // The first step finds parameters that lie in a mapped file. With a scaler some rules (Nesterov's) are refused an old value: the kernel that finds out
-                // whether a gradient is finite reads what the update would overwrite.
+                // The first step finds parameters that lie in a mapped file. Known gap: with a scaler some updates are refused an old value (SGD with Nesterov's
+                // momentum and AdamW were seen to be, at step 1); why was not found out. It costs memory, not values.
                 assert!(step == 0 || scaled || done.donations_refused == 0, "{name}, scaled {scaled}, step {step}: {done:?}");
                 if step >= 3 {
                     assert_eq!(done.plan_misses, 0, "{name}, scaled {scaled}, step {step}: {done:?}");
