@@ -2,6 +2,7 @@
 #![deny(missing_docs)]
 extern crate self as fornax;
 
+pub mod align;
 mod autocast;
 mod autograd;
 mod backend;

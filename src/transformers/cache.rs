@@ -165,6 +165,26 @@ impl<'a> Step<'a> {
         Ok(step)
     }
 
+    /// A pass over rows `[B, len]` of several texts each, numbered by `segments` (0 is padding): a token sees its own text alone, and its position is that within it.
+    pub(super) fn packed(segments: &Tensor) -> Result<Step<'a>> {
+        let (op, expected) = ("CausalLm::forward_packed", "segments [B, T]: integers, the number of each token's text in its row");
+        let &[b, t] = segments.dims() else { return Err(Error::shape(op, &[segments.shape()], expected)) };
+        if !segments.dtype().is_int() {
+            return Err(Error::dtype(op, &[segments.dtype()], expected));
+        }
+        let mut step = Step::new(t, None, None, segments.device())?;
+        step.valid = Some(segments.try_reshape([b, 1, t, 1])?.try_eq(segments.try_reshape([b, 1, 1, t])?)?);
+        let places = step.queries()?.try_unsqueeze(0)?;
+        // A text begins where the number changes; the latest beginning is that of a token's own text.
+        let (now, before) = (segments.try_narrow(1, t.min(1), t.saturating_sub(1))?, segments.try_narrow(1, 0, t.saturating_sub(1))?);
+        let changes = now.try_ne(&before)?.try_where(places.try_narrow(1, t.min(1), t.saturating_sub(1))?, 0)?;
+        let first = Tensor::try_zeros([b, t.min(1)], (DType::I32, step.device))?;
+        let (begins, _) = Tensor::try_cat(&[&first, &changes], 1)?.try_cummax(1)?;
+        // Padding may be longer than a table of positions.
+        step.positions = Some(segments.try_ne(0)?.try_where(places.try_sub(begins)?, 0)?);
+        Ok(step)
+    }
+
     /// The rows of a table `[places, ..]` for the tokens: `[1 or B, T, ..]`.
     ///
     /// # Errors

@@ -166,6 +166,38 @@ impl CausalLm {
         self.logits(&self.run(tokens, None, &mut |_| {})?)
     }
 
+    /// The logits `[B, T, vocabulary]` of rows that hold several texts one after the other, as [`Packed`](crate::align::Packed) makes them: each text has the
+    /// logits that it has alone, for its tokens do not see the others', and its positions begin at 0.
+    ///
+    /// `segments` `[B, T]` numbers the texts of a row; neighbours have different numbers, 0 is padding. A row may be longer than the context, a text may not. (Falcon's
+    /// ALiBi counts from the row's beginning, which makes no difference but for the rounding of its bf16.)
+    ///
+    /// ```
+    /// # use fornax::transformers::{CausalLm, Config};
+    /// use fornax::{Device, Tensor};
+    /// # let config = Config::parse(r#"{"model_type": "gpt2", "vocab_size": 50, "n_embd": 16, "n_layer": 2, "n_head": 4}"#)?;
+    /// # let model = CausalLm::new(&config, Device::cpu())?;
+    /// # model.eval();
+    /// # use fornax::nn::Module;
+    /// let ids = Tensor::from_slice(&[5, 6, 7, 8], [1, 4], Device::cpu())?;
+    /// let segments = Tensor::from_slice(&[1, 1, 2, 2], [1, 4], Device::cpu())?;
+    /// let packed = model.forward_packed(&ids, &segments)?.narrow(1, 2, 2);
+    /// let alone = model.forward(&ids.narrow(1, 2, 2).into())?;
+    /// assert!((packed - alone).abs().max(()).item::<f32>()? < 1e-6);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Shapes that do not belong together. A token outside the vocabulary, and a text that is longer than learned positions, are an `Error::Index` when the
+    /// result is read.
+    pub fn forward_packed(&self, ids: &Tensor, segments: &Tensor) -> Result<Tensor> {
+        let tokens = Tokens { mask: Some(segments.clone()), ..ids.clone().into() };
+        tokens.checked("CausalLm::forward_packed")?;
+        let mut step = Step::packed(segments)?;
+        let x = self.decoder.forward(ids, &mut step, &mut |_| {})?;
+        self.logits(&x)
+    }
+
     /// The hidden states `[B, T, W]` after the embeddings and after each layer; the last is normalised.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! All integration tests in one binary: building and linking several would cost more than running them.
 
+mod align;
 mod checkpoints;
 mod data;
 mod edges;
