@@ -160,6 +160,15 @@ fn decoding_replays_its_plans() -> Result<()> {
         let outside = Tensor::from_slice(&[5i32, 48], [1, 2], device)?;
         let logits = fornax::no_grad(|| model.forward(&outside.into()))?;
         assert!(matches!(logits.to_vec::<f32>(), Err(Error::Index { .. })), "{device}");
+
+        // Of packed rows: a row may be longer than the context, a text may not, whose 33rd token has no learned position.
+        let gpt2 = CausalLm::load(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/transformers/gpt2"), device)?;
+        let ids = Tensor::full([1, 50], 7, (fornax::DType::I32, device));
+        for (longest, fits) in [(32, true), (33, false)] {
+            let segments: Vec<i32> = (0..50).map(|i| 1 + i32::from(i >= longest)).collect();
+            let logits = fornax::no_grad(|| gpt2.forward_packed(&ids, &Tensor::from_vec(segments, [1, 50], device)?))?;
+            assert_eq!(logits.to_vec::<f32>().is_ok(), fits, "{device}");
+        }
     }
     Ok(())
 }

@@ -135,7 +135,7 @@ fn a_packed_sample_has_the_logits_that_it_has_alone() {
 }
 
 #[test]
-fn a_row_may_exceed_the_context_and_a_text_may_not() {
+fn a_row_may_exceed_the_context() {
     let config = r#"{"model_type": "gpt2", "vocab_size": 20, "n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 6}"#;
     on_devices(|d| {
         let model = CausalLm::new(&Config::parse(config)?, d)?;
@@ -144,9 +144,6 @@ fn a_row_may_exceed_the_context_and_a_text_may_not() {
         assert_eq!(packed.ids.dims(), [1, 24]);
         let loss = sft_loss(&model.forward_packed(&packed.ids, &packed.segments)?, &packed.labels)?;
         assert!(loss.item::<f32>()?.is_finite());
-        let packed = Packed::new(&[text(7)], 16, 0, d)?;
-        let loss = sft_loss(&model.forward_packed(&packed.ids, &packed.segments)?, &packed.labels)?;
-        assert!(matches!(loss.item::<f32>(), Err(fornax::Error::Index { .. })));
         Ok(())
     });
 }
