@@ -84,11 +84,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Every tenth paragraph is for validation.
     let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/data/austen.txt"))?;
     let paragraphs = || text.lines().filter(|line| !line.starts_with('#')).enumerate();
-    let joined = |held_out: bool| paragraphs().filter(|(i, _)| (i % 10 == 9) == held_out).map(|(_, p)| format!("{p}\n")).collect::<String>();
+    let joined =
+        |held_out: bool| paragraphs().filter(|(i, _)| (i % 10 == 9) == held_out).map(|(_, p)| format!("{p}\n")).collect::<String>();
     let (train, valid) = (joined(false), joined(true));
     let tokenizer = TokenizerTrainer::new(TokenizerKind::Bpe, VOCABULARY).train(&[&train])?;
     let (train, valid) = (Corpus::new(&tokenizer, &train)?, Corpus::new(&tokenizer, &valid)?);
-    println!("{} and {} tokens of {} kinds, {:.2} characters each", train.ids.len(), valid.ids.len(), tokenizer.vocabulary(), per_token(&train));
+    println!(
+        "{} and {} tokens of {} kinds, {:.2} characters each",
+        train.ids.len(),
+        valid.ids.len(),
+        tokenizer.vocabulary(),
+        per_token(&train)
+    );
 
     let config = format!(
         r#"{{"model_type": "gpt2", "vocab_size": {VOCABULARY}, "n_positions": {CONTEXT}, "n_embd": 128, "n_layer": 4, "n_head": 4,

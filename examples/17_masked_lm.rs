@@ -106,14 +106,23 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             valid_losses.push((step as f64 + 1.0, held_out));
             accuracies.push((step as f64 + 1.0, 100.0 * accuracy));
             let (loss, seconds) = (curve.last().map_or(f64::NAN, |c| c.1), start.elapsed().as_secs_f64());
-            println!("step {:>4}  loss {loss:.3}  validation loss {held_out:.3}, accuracy {:.1} %  {seconds:.0} s", step + 1, 100.0 * accuracy);
+            println!(
+                "step {:>4}  loss {loss:.3}  validation loss {held_out:.3}, accuracy {:.1} %  {seconds:.0} s",
+                step + 1,
+                100.0 * accuracy
+            );
         }
     }
 
     let (guess_loss, guess_accuracy, word) = unigram(&collator, &train, &valid)?;
     let (bert_loss, bert_accuracy) = evaluate(&model, &collator, &valid, device)?;
     println!("\nhidden tokens of held-out text      loss    perplexity    right");
-    println!("unigram: always {:<17}{guess_loss:>8.3}{:>14.1}{:>8.1} %", format!("{:?}", tokenizer.token(word).unwrap_or_default()), guess_loss.exp(), 100.0 * guess_accuracy);
+    println!(
+        "unigram: always {:<17}{guess_loss:>8.3}{:>14.1}{:>8.1} %",
+        format!("{:?}", tokenizer.token(word).unwrap_or_default()),
+        guess_loss.exp(),
+        100.0 * guess_accuracy
+    );
     println!("{:<33}{bert_loss:>8.3}{:>14.1}{:>8.1} %", "tiny BERT", bert_loss.exp(), 100.0 * bert_accuracy);
 
     // A folder that others can open, and a pipeline that does.
@@ -123,7 +132,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     model.save_safetensors(format!("{FOLDER}/model.safetensors"))?;
     let fill = FillMask::load(FOLDER, device)?;
     println!();
-    for sentence in ["she was very [MASK] to see him.", "he had [MASK] been in love.", "it was a [MASK] of great importance.", "mr. [MASK] was at home."] {
+    for sentence in [
+        "she was very [MASK] to see him.",
+        "he had [MASK] been in love.",
+        "it was a [MASK] of great importance.",
+        "mr. [MASK] was at home.",
+    ] {
         let words: Vec<String> = fill.fill(sentence, 4)?[0].iter().map(|w| format!("{} {:.0} %", w.label, 100.0 * w.score)).collect();
         println!("{sentence:<40}{}", words.join(", "));
     }

@@ -18,7 +18,8 @@ use std::collections::BTreeMap;
 /// A text that is longer than a row.
 pub fn best_fit(lengths: &[usize], length: usize) -> Result<Vec<Vec<usize>>> {
     if let Some(i) = lengths.iter().position(|&n| n > length) {
-        let message = format!("text {i} has {} tokens, and a row has {length}: cut it first (Sample::truncated), or take longer rows", lengths[i]);
+        let message =
+            format!("text {i} has {} tokens, and a row has {length}: cut it first (Sample::truncated), or take longer rows", lengths[i]);
         return Err(Error::argument("best_fit", message));
     }
     let mut order: Vec<usize> = (0..lengths.len()).filter(|&i| lengths[i] > 0).collect();

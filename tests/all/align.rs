@@ -274,7 +274,8 @@ fn fine_tuning_learns_what_counts_and_nothing_else() {
 
 #[test]
 fn preferences_raise_the_margin() {
-    let pairs: Vec<Preference> = (0..16).map(|i| Preference { prompt: vec![1, 3 + i], chosen: vec![20, 2], rejected: vec![21, 2] }).collect();
+    let pairs: Vec<Preference> =
+        (0..16).map(|i| Preference { prompt: vec![1, 3 + i], chosen: vec![20, 2], rejected: vec![21, 2] }).collect();
     let batch = PreferenceBatch::new(&pairs, 0, Device::cpu()).unwrap();
     let (model, reference) = (small(4), small(4));
     let sums = |m: &CausalLm| -> Result<(Tensor, Tensor)> {
