@@ -42,7 +42,7 @@ pub(super) struct Entry {
     taped: bool,
     /// Its outputs get memory that outlives the flush.
     pub keep: bool,
-    /// The flush was asked for it; where it is owners' updates, it is one of those.
+    /// The flush was asked for it.
     pub root: bool,
 }
 
@@ -258,13 +258,13 @@ impl Claim {
         }
     }
 
-    /// Decides which nodes get memory of their own beyond the flush, and which leaves may be overwritten: first of all by the first `first` roots.
-    pub fn liveness(&mut self, roots: &[Tensor], first: usize) {
-        for (i, t) in roots.iter().enumerate() {
+    /// Decides which nodes get memory of their own beyond the flush, and which leaves may be overwritten.
+    pub fn liveness(&mut self, roots: &[Tensor]) {
+        for t in roots {
             let mark = t.node.mark.load(Ordering::Relaxed);
             if !t.node.is_ready() && mark & LEAF == 0 {
                 let e = &mut self.entries[(mark & VISITED) as usize];
-                (e.keep, e.root) = (true, e.root || i < first);
+                (e.keep, e.root) = (true, true);
             }
         }
         // A live handle stays a recipe where that is cheap (pointwise) and its inputs survive; otherwise it is kept. What an unspent

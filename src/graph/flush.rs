@@ -99,16 +99,16 @@ pub(super) fn idle() -> Option<impl Sized> {
 
 /// Computes the roots, on whatever devices they are.
 pub(crate) fn flush(roots: &[Tensor]) -> Result<()> {
-    flush_with(roots, None)
+    flush_with(roots, false)
 }
 
-/// Computes the roots, the first `owners` of which each take the place of an older value that its owner has let go of: what else would read that
-/// older value is computed first, so that its buffer can be overwritten.
-pub(crate) fn flush_owned(roots: &[Tensor], owners: usize) -> Result<()> {
-    flush_with(roots, Some(owners))
+/// Computes the roots, each of which takes the place of an older value that its owner has let go of: what else would read that older value is
+/// computed first, so that its buffer can be overwritten.
+pub(crate) fn flush_owned(roots: &[Tensor]) -> Result<()> {
+    flush_with(roots, true)
 }
 
-fn flush_with(roots: &[Tensor], owners: Option<usize>) -> Result<()> {
+fn flush_with(roots: &[Tensor], owned: bool) -> Result<()> {
     let mut devices: SmallVec<[Device; 2]> = SmallVec::new();
     for t in roots.iter().filter(|t| !t.node.is_ready()) {
         if !devices.contains(&t.node.device) {
@@ -117,26 +117,25 @@ fn flush_with(roots: &[Tensor], owners: Option<usize>) -> Result<()> {
     }
     match devices.len() {
         0 => Ok(()),
-        1 => flush_on(roots, owners),
+        1 => flush_on(roots, owned),
         _ => devices.into_iter().try_for_each(|d| {
             let here: Vec<Tensor> = roots.iter().filter(|t| t.node.device == d).cloned().collect();
-            let owners = owners.map(|n| roots[..n].iter().filter(|t| t.node.device == d).count());
-            flush_on(&here, owners)
+            flush_on(&here, owned)
         }),
     }
 }
 
-fn flush_on(roots: &[Tensor], owners: Option<usize>) -> Result<()> {
+fn flush_on(roots: &[Tensor], owned: bool) -> Result<()> {
     if threads::inside() {
         let message = "a kernel may not evaluate tensors: compute them before, and give them to the op as inputs".into();
         return Err(Error::Kernel { op: "flush".into(), message });
     }
     loop {
         let mut guard = EXECUTOR.lock().unwrap_or_else(|e| e.into_inner());
-        let mut claim = Claim::collect(roots, owners.is_some())?;
+        let mut claim = Claim::collect(roots, owned)?;
         let hosts = claim.hosts();
         if hosts.is_empty() {
-            let result = if claim.entries.is_empty() { Ok(()) } else { guard.get_or_insert_default().run(&mut claim, roots, owners) };
+            let result = if claim.entries.is_empty() { Ok(()) } else { guard.get_or_insert_default().run(&mut claim, roots, owned) };
             drop(guard);
             pending::flushed();
             return result;
@@ -156,7 +155,7 @@ pub(crate) fn gpu_steps(roots: &[Tensor], caps: &Caps) -> Result<Vec<crate::code
         let mut claim = Claim::collect(roots, false)?;
         let hosts = claim.hosts();
         if hosts.is_empty() {
-            claim.liveness(roots, roots.len());
+            claim.liveness(roots);
             let plan = Planner::build(&claim, Device(DeviceKind::Gpu(0)), caps, fuse(), false)?;
             return Ok(super::plan::place::place(&plan, caps, &|_| 1)?.into_iter().map(|p| p.step).collect());
         }
@@ -227,9 +226,8 @@ fn caps(device: Device) -> Result<Caps> {
 }
 
 impl Executor {
-    fn run(&mut self, claim: &mut Claim, roots: &[Tensor], owners: Option<usize>) -> Result<()> {
-        claim.liveness(roots, owners.unwrap_or(roots.len()));
-        let owned = owners.is_some();
+    fn run(&mut self, claim: &mut Claim, roots: &[Tensor], owned: bool) -> Result<()> {
+        claim.liveness(roots);
         let device = claim.device.unwrap_or(Device::cpu());
         let fuse = fuse();
         claim.key(&mut self.key, fuse, owned);

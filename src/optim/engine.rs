@@ -240,7 +240,7 @@ impl<R: Rule> Core<R> {
     pub fn step(&mut self, mut grads: Gradients) -> Result<()> {
         self.check()?;
         let skip = grads.take_skip();
-        let (mut roots, mut beside) = (Vec::with_capacity(self.slots.len() * 3), Vec::new());
+        let mut roots = Vec::with_capacity(self.slots.len() * 3);
         with_grad(false, || -> Result<()> {
             // In the order in which they are met: the order of the roots is part of the plan's key.
             let mut ticks: Vec<((usize, Device, (u64, u64)), Tick)> = Vec::new();
@@ -260,10 +260,6 @@ impl<R: Rule> Core<R> {
                     }
                 };
                 let tick = &ticks[at].1;
-                if tick.taken.is_some() {
-                    // Several read it, one of them to see whether it is finite: it is computed once.
-                    beside.push(g.clone());
-                }
                 let names = group.rule.state();
                 let mut new = State::new();
                 slot.param.update(|w| {
@@ -303,9 +299,7 @@ impl<R: Rule> Core<R> {
         })?;
         drop(grads);
         roots.extend(take_updated());
-        let owners = roots.len();
-        roots.append(&mut beside);
-        crate::graph::flush::flush_owned(&roots, owners)?;
+        crate::graph::flush::flush_owned(&roots)?;
         if roots.iter().any(|t| !t.device().is_gpu()) { crate::graph::run::check_cpu_fault() } else { Ok(()) }
     }
 
