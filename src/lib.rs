@@ -2,6 +2,7 @@
 #![deny(missing_docs)]
 extern crate self as fornax;
 
+pub mod align;
 mod autocast;
 mod autograd;
 mod backend;
@@ -14,6 +15,7 @@ pub mod generate;
 mod graph;
 pub mod io;
 mod layout;
+pub mod lora;
 pub mod metrics;
 pub mod models;
 pub mod nn;

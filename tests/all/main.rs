@@ -1,5 +1,6 @@
 //! All integration tests in one binary: building and linking several would cost more than running them.
 
+mod align;
 mod checkpoints;
 mod data;
 mod edges;
@@ -19,6 +20,8 @@ mod harness;
 mod indexing;
 mod limits;
 mod loaders;
+mod lora;
+mod lora_bad;
 mod lr_scheduler;
 mod metrics;
 mod mixed_precision;
