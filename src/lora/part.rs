@@ -198,7 +198,7 @@ impl Bottleneck {
         Ok(Bottleneck {
             // Near zero: at first the adapter changes nothing.
             down: [
-                param("adapter_down.weight", &[n, from], &|| uniform([n, from], o))?,
+                param("adapter_down.weight", &[n, from], &|| uniform(&[n, from], o))?,
                 param("adapter_down.bias", &[n], &|| Tensor::try_zeros(n, o))?,
             ],
             up: [
