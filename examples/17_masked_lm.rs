@@ -18,13 +18,13 @@ use fornax::{CrossEntropy, Device, Result, Tensor, no_grad};
 use std::time::Instant;
 
 const SEED: u64 = 2;
-const VOCABULARY: usize = 1200;
-const LENGTH: usize = 48;
-const BATCH: usize = 32;
-const STEPS: usize = 900;
-const PEAK_LR: f64 = 2e-3;
-/// The share of the tokens that is hidden: in a short training more is learned from more.
-const HIDDEN: f64 = 0.25;
+const VOCABULARY: usize = 800;
+const LENGTH: usize = 32;
+const BATCH: usize = 64;
+const STEPS: usize = 1200;
+const PEAK_LR: f64 = 3e-3;
+/// The share of the tokens that is hidden.
+const HIDDEN: f64 = 0.15;
 const FOLDER: &str = "out/tiny_bert";
 
 /// The loss of the hidden tokens; what the model said about them, and what they are.
@@ -69,8 +69,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("{} and {} pieces of {LENGTH} tokens, of {VOCABULARY} kinds", train.len(), valid.len());
 
     let config = format!(
-        r#"{{"model_type": "bert", "architectures": ["BertForMaskedLM"], "vocab_size": {VOCABULARY}, "hidden_size": 128, "num_hidden_layers": 2,
-            "num_attention_heads": 4, "intermediate_size": 256, "max_position_embeddings": {LENGTH}, "hidden_dropout_prob": 0.0,
+        r#"{{"model_type": "bert", "architectures": ["BertForMaskedLM"], "vocab_size": {VOCABULARY}, "hidden_size": 96, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "intermediate_size": 192, "max_position_embeddings": {LENGTH}, "hidden_dropout_prob": 0.0,
             "attention_probs_dropout_prob": 0.0, "pad_token_id": 0}}"#
     );
     let model = MaskedLm::new(&Config::parse(&config)?, device)?;

@@ -18,7 +18,7 @@ use std::time::Instant;
 
 const SEED: u64 = 4;
 const BATCH: usize = 64;
-const STEPS: usize = 1200;
+const STEPS: usize = 900;
 const PEAK_LR: f64 = 4e-3;
 /// The longest input, and the length of every output with its end.
 const SOURCE: usize = 32;

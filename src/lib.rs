@@ -15,6 +15,7 @@ pub mod generate;
 mod graph;
 pub mod io;
 mod layout;
+pub mod lora;
 pub mod metrics;
 pub mod models;
 pub mod nn;

@@ -99,8 +99,8 @@ impl Generative for CausalLm {
         let mut cache = KvCache::padded(&pads, self.device())?;
         let ids = Tensor::from_vec(ids, [prompts.len(), width], self.device())?;
         let logits = self.next(&ids, &mut cache)?;
-        // The last token needs no pass of its own.
-        let room = context - width;
+        // The last token needs no pass of its own. A prefix takes room, too.
+        let room = context.saturating_sub(cache.len());
         Ok(Begun { session: Box::new(CausalSession { model: self, cache }), logits, history: prompts.to_vec(), room })
     }
 }

@@ -11,6 +11,7 @@ use crate::graph::op::Meta;
 use crate::{DType, Device, Error, Result, Shape, Tensor};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -106,9 +107,28 @@ fn count_names(json: &[u8]) -> usize {
 /// # Ok::<(), fornax::Error>(())
 /// ```
 pub fn save(path: impl AsRef<Path>, tensors: &StateDict) -> Result<()> {
+    save_with_metadata(path, tensors, &BTreeMap::new())
+}
+
+/// As [`save`], with texts in the header: libraries write there what made the tensors (`{"format": "pt"}`).
+///
+/// # Errors
+/// As [`save`].
+///
+/// ```
+/// use fornax::{Device, Tensor, io::safetensors, io::StateDict};
+/// use std::collections::BTreeMap;
+/// let path = std::env::temp_dir().join(format!("fornax-meta-{}.safetensors", std::process::id()));
+/// let tensors = StateDict::from([("w".to_string(), Tensor::zeros([2, 3], Device::cpu()))]);
+/// safetensors::save_with_metadata(&path, &tensors, &BTreeMap::from([("format".to_string(), "pt".to_string())]))?;
+/// assert_eq!(safetensors::load(&path)?["w"].dims(), [2, 3]);
+/// # std::fs::remove_file(&path).ok();
+/// # Ok::<(), fornax::Error>(())
+/// ```
+pub fn save_with_metadata(path: impl AsRef<Path>, tensors: &StateDict, metadata: &BTreeMap<String, String>) -> Result<()> {
     let path = path.as_ref();
     let temporary = Temporary::beside(path);
-    write(&temporary.0, path, tensors)?;
+    write_with(&temporary.0, path, tensors, metadata)?;
     std::fs::rename(&temporary.0, path).map_err(|e| Error::io(path, e))?;
     sync_folder(path);
     Ok(())
@@ -116,6 +136,10 @@ pub fn save(path: impl AsRef<Path>, tensors: &StateDict) -> Result<()> {
 
 /// Writes a new file, tensor by tensor, and syncs it; says how long it is. Errors name `named`.
 pub(crate) fn write(file: &Path, named: &Path, tensors: &StateDict) -> Result<u64> {
+    write_with(file, named, tensors, &BTreeMap::new())
+}
+
+fn write_with(file: &Path, named: &Path, tensors: &StateDict, metadata: &BTreeMap<String, String>) -> Result<u64> {
     if tensors.contains_key("__metadata__") {
         return Err(Error::argument("save", "a tensor cannot be called __metadata__: the format keeps that name for itself"));
     }
@@ -126,7 +150,7 @@ pub(crate) fn write(file: &Path, named: &Path, tensors: &StateDict) -> Result<u6
     // The largest elements first: then every tensor is aligned.
     let mut order: Vec<(&String, &Tensor)> = tensors.iter().collect();
     order.sort_by_key(|(_, t)| std::cmp::Reverse(t.dtype().size()));
-    let header = header(&order);
+    let header = header(&order, metadata);
     out.write_all(&(header.len() as u64).to_le_bytes()).map_err(io)?;
     out.write_all(header.as_bytes()).map_err(io)?;
     for (name, t) in order {
@@ -147,12 +171,16 @@ pub(crate) fn write(file: &Path, named: &Path, tensors: &StateDict) -> Result<u6
 }
 
 /// The JSON header, padded to a multiple of eight.
-fn header(order: &[(&String, &Tensor)]) -> String {
+fn header(order: &[(&String, &Tensor)], metadata: &BTreeMap<String, String>) -> String {
     let mut json = String::from("{");
+    if !metadata.is_empty() {
+        let pairs: Vec<String> = metadata.iter().map(|(k, v)| format!("{}:{}", quoted(k), quoted(v))).collect();
+        json += &format!("\"__metadata__\":{{{}}}", pairs.join(","));
+    }
     let mut at = 0;
-    for (i, (name, t)) in order.iter().enumerate() {
+    for (name, t) in order {
         let end = at + t.numel() * t.dtype().size();
-        json += if i > 0 { "," } else { "" };
+        json += if json.len() > 1 { "," } else { "" };
         json += &format!("{}:{{\"dtype\":\"{}\",\"shape\":[", quoted(name), dtype_name(t.dtype()));
         json += &t.dims().iter().map(|d| d.to_string()).collect::<Vec<_>>().join(",");
         json += &format!("],\"data_offsets\":[{at},{end}]}}");

@@ -1,6 +1,6 @@
 //! Multi-head attention as a layer.
 
-use super::{Forward, Linear, Mode, Module, Param, init};
+use super::{Adaptable, Forward, Hook, Item, LayerKind, Linear, Mode, Module, Param, Walk, Weight, init};
 use crate::{Attention, Error, Options, Result, Tensor};
 
 /// Multi-head attention (Vaswani et al. 2017): queries, keys and values are projected, split into heads, attend, and are projected back,
@@ -21,7 +21,7 @@ use crate::{Attention, Error, Options, Result, Tensor};
 /// assert_eq!(layer.named_parameters()[0].0, "in_proj_weight");
 /// # Ok::<(), fornax::Error>(())
 /// ```
-#[derive(Debug, Module)]
+#[derive(Debug)]
 pub struct MultiheadAttention {
     /// `[3 · width, width]`: of the queries, the keys and the values.
     pub in_proj_weight: Param,
@@ -29,6 +29,8 @@ pub struct MultiheadAttention {
     pub in_proj_bias: Option<Param>,
     /// From the heads side by side to the result.
     pub out_proj: Linear,
+    /// What stands around the product with `in_proj_weight`.
+    pub hook: Hook,
     heads: usize,
     dropout: f64,
     mode: Mode,
@@ -56,6 +58,7 @@ impl MultiheadAttention {
             in_proj_weight: Param::new(init::xavier_uniform([all, width], init::Gain::Linear, options)?),
             in_proj_bias: Some(Param::new(Tensor::try_zeros(all, options)?)),
             out_proj,
+            hook: Hook::default(),
             heads,
             dropout: 0.0,
             mode: Mode::default(),
@@ -88,6 +91,10 @@ impl MultiheadAttention {
     /// # Errors
     /// Shapes, dtypes or devices that do not fit.
     pub fn attend(&self, queries: &Tensor, keys: &Tensor, values: &Tensor, options: &Attention) -> Result<Tensor> {
+        if self.hook.get().is_some() {
+            let part = |i: usize, x: &Tensor| Ok::<_, Error>(self.in_proj(x)?.try_chunk(3, -1)?.swap_remove(i));
+            return self.mix([&part(0, queries)?, &part(1, keys)?, &part(2, values)?], options);
+        }
         let weights = self.in_proj_weight.get().try_chunk(3, 0)?;
         let biases = self.in_proj_bias.as_ref().map(|b| b.get().try_chunk(3, 0)).transpose()?;
         let project = |i: usize, x: &Tensor| x.try_linear(&weights[i], biases.as_ref().map(|b| &b[i]));
@@ -99,9 +106,13 @@ impl MultiheadAttention {
     /// # Errors
     /// Shapes, dtypes or devices that do not fit.
     pub fn self_attend(&self, x: &Tensor, options: &Attention) -> Result<Tensor> {
-        let all = x.try_linear(&self.in_proj_weight.get(), self.in_proj_bias.as_ref().map(Param::get).as_ref())?;
-        let parts = all.try_chunk(3, -1)?;
+        let parts = self.in_proj(x)?.try_chunk(3, -1)?;
         self.mix([&parts[0], &parts[1], &parts[2]], options)
+    }
+
+    /// Queries, keys and values side by side.
+    fn in_proj(&self, x: &Tensor) -> Result<Tensor> {
+        self.hook.call(x, &|x| x.try_linear(&self.in_proj_weight.get(), self.in_proj_bias.as_ref().map(Param::get).as_ref()))
     }
 
     /// From projected queries, keys and values to the result.
@@ -121,6 +132,38 @@ impl MultiheadAttention {
         }
         let y = split(q)?.try_scaled_dot_product_attention(&split(k)?, &split(v)?, &options)?;
         self.out_proj.forward(&y.try_transpose(-3, -2)?.try_reshape(q.shape())?)
+    }
+}
+
+impl Module for MultiheadAttention {
+    fn walk(&self, walk: &mut Walk<'_>) {
+        walk.module(OP);
+        // As for PEFT, an adapter of the module itself is one of its first product.
+        walk.item(Item::Layer(self));
+        walk.field("in_proj_weight", |walk| self.in_proj_weight.walk(walk));
+        walk.field("in_proj_bias", |walk| self.in_proj_bias.walk(walk));
+        self.hook.walk(walk);
+        walk.field("out_proj", |walk| self.out_proj.walk(walk));
+        self.mode.walk(walk);
+    }
+}
+
+impl Adaptable for MultiheadAttention {
+    fn hook(&self) -> &Hook {
+        &self.hook
+    }
+
+    fn kind(&self) -> LayerKind {
+        let shape = self.in_proj_weight.shape();
+        LayerKind::Linear { inputs: shape[1], outputs: shape[0], transposed: false }
+    }
+
+    fn weight(&self) -> Weight {
+        Weight::Param(self.in_proj_weight.clone())
+    }
+
+    fn bias(&self) -> Option<Param> {
+        self.in_proj_bias.clone()
     }
 }
 

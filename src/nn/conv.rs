@@ -1,6 +1,6 @@
 //! Convolution layers.
 
-use super::{Forward, Module, Param, init};
+use super::{Adaptable, Forward, Hook, Item, LayerKind, Module, Param, Walk, Weight, init};
 use crate::{ConvOptions, ConvOptions1d, Error, Options, PadMode, Pair, Result, Shape, Tensor};
 
 /// A 2-D convolution of images `[N, C, H, W]`; see [`Tensor::conv2d`].
@@ -18,7 +18,7 @@ use crate::{ConvOptions, ConvOptions1d, Error, Options, PadMode, Pair, Result, S
 /// assert_eq!(layer.forward(&x)?.dims(), [2, 8, 16, 16]);
 /// # Ok::<(), fornax::Error>(())
 /// ```
-#[derive(Debug, Module)]
+#[derive(Debug)]
 pub struct Conv2d {
     /// `[out, in/groups, kh, kw]`.
     pub weight: Param,
@@ -30,6 +30,8 @@ pub struct Conv2d {
     pub padding_mode: PadMode,
     /// Whether the padding is what makes the output as large as the input, in place of the options' padding.
     pub same: bool,
+    /// What stands around the layer.
+    pub hook: Hook,
 }
 
 /// A 1-D convolution of sequences `[N, C, L]`; see [`Tensor::conv1d`].
@@ -43,7 +45,7 @@ pub struct Conv2d {
 /// assert_eq!(layer.forward(&Tensor::ones([2, 3, 16], Device::cpu()))?.dims(), [2, 8, 16]);
 /// # Ok::<(), fornax::Error>(())
 /// ```
-#[derive(Debug, Module)]
+#[derive(Debug)]
 pub struct Conv1d {
     /// `[out, in/groups, k]`.
     pub weight: Param,
@@ -55,6 +57,8 @@ pub struct Conv1d {
     pub padding_mode: PadMode,
     /// Whether the padding is what makes the output as large as the input, in place of the options' padding.
     pub same: bool,
+    /// What stands around the layer.
+    pub hook: Hook,
 }
 
 /// A weight of this shape and a bias of so many numbers, drawn anew.
@@ -108,7 +112,7 @@ impl Conv2d {
         let [h, w] = kernel.into().0;
         let (weight, bias) = parameters("Conv2d", &[outputs, inputs, h, w], outputs, options.into())?;
         let (options, padding_mode) = (ConvOptions::default(), PadMode::Constant(0.0));
-        Ok(Conv2d { weight, bias: Some(bias), options, padding_mode, same: false })
+        Ok(Conv2d { weight, bias: Some(bias), options, padding_mode, same: false, hook: Hook::default() })
     }
 
     /// Splits the channels into groups that do not see each other; the parameters are drawn anew.
@@ -161,8 +165,43 @@ impl Conv2d {
     }
 }
 
+impl Module for Conv2d {
+    fn walk(&self, walk: &mut Walk<'_>) {
+        walk.module("Conv2d");
+        walk.item(Item::Layer(self));
+        walk.field("weight", |walk| self.weight.walk(walk));
+        walk.field("bias", |walk| self.bias.walk(walk));
+        self.hook.walk(walk);
+    }
+}
+
+impl Adaptable for Conv2d {
+    fn hook(&self) -> &Hook {
+        &self.hook
+    }
+
+    fn kind(&self) -> LayerKind {
+        LayerKind::Conv2d { options: self.options, padding_mode: self.padding_mode, same: self.same }
+    }
+
+    fn weight(&self) -> Weight {
+        Weight::Param(self.weight.clone())
+    }
+
+    fn bias(&self) -> Option<Param> {
+        self.bias.clone()
+    }
+}
+
 impl Forward for Conv2d {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.hook.call(x, &|x| self.plain(x))
+    }
+}
+
+impl Conv2d {
+    /// Without what stands around it.
+    fn plain(&self, x: &Tensor) -> Result<Tensor> {
         let (w, o) = (self.weight.get(), self.options);
         let mut pads = o.padding.0.map(|p| (p, p));
         if self.same {
@@ -187,7 +226,7 @@ impl Conv1d {
     pub fn try_new(inputs: usize, outputs: usize, kernel: usize, options: impl Into<Options>) -> Result<Conv1d> {
         let (weight, bias) = parameters("Conv1d", &[outputs, inputs, kernel], outputs, options.into())?;
         let (options, padding_mode) = (ConvOptions1d::default(), PadMode::Constant(0.0));
-        Ok(Conv1d { weight, bias: Some(bias), options, padding_mode, same: false })
+        Ok(Conv1d { weight, bias: Some(bias), options, padding_mode, same: false, hook: Hook::default() })
     }
 
     /// Splits the channels into groups that do not see each other; the parameters are drawn anew.
@@ -240,8 +279,43 @@ impl Conv1d {
     }
 }
 
+impl Module for Conv1d {
+    fn walk(&self, walk: &mut Walk<'_>) {
+        walk.module("Conv1d");
+        walk.item(Item::Layer(self));
+        walk.field("weight", |walk| self.weight.walk(walk));
+        walk.field("bias", |walk| self.bias.walk(walk));
+        self.hook.walk(walk);
+    }
+}
+
+impl Adaptable for Conv1d {
+    fn hook(&self) -> &Hook {
+        &self.hook
+    }
+
+    fn kind(&self) -> LayerKind {
+        LayerKind::Conv1d { options: self.options, padding_mode: self.padding_mode, same: self.same }
+    }
+
+    fn weight(&self) -> Weight {
+        Weight::Param(self.weight.clone())
+    }
+
+    fn bias(&self) -> Option<Param> {
+        self.bias.clone()
+    }
+}
+
 impl Forward for Conv1d {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.hook.call(x, &|x| self.plain(x))
+    }
+}
+
+impl Conv1d {
+    /// Without what stands around it.
+    fn plain(&self, x: &Tensor) -> Result<Tensor> {
         let (w, o) = (self.weight.get(), self.options);
         let pads = if self.same { same_padding("Conv1d", w.dims()[2], o.stride, o.dilation)? } else { (o.padding, o.padding) };
         let bias = self.bias.as_ref().map(Param::get);

@@ -1,6 +1,6 @@
 //! The embedding table.
 
-use super::{Forward, Module, Param};
+use super::{Adaptable, Forward, Hook, Item, LayerKind, Module, Param, Walk, Weight};
 use crate::{Error, Options, Result, Tensor};
 
 /// A table of vectors, looked up by index: `[..]` of integers gives `[.., dim]`.
@@ -17,12 +17,14 @@ use crate::{Error, Options, Result, Tensor};
 /// assert_eq!(y.to_vec::<f32>()?[8..], [0.0; 4]);
 /// # Ok::<(), fornax::Error>(())
 /// ```
-#[derive(Debug, Module)]
+#[derive(Debug)]
 pub struct Embedding {
     /// `[count, dim]`.
     pub weight: Param,
     /// The index that stands for no entry.
     pub padding_idx: Option<usize>,
+    /// What stands around the layer.
+    pub hook: Hook,
 }
 
 #[fornax_derive::fallible]
@@ -43,7 +45,7 @@ impl Embedding {
         if weight.rank() != 2 {
             return Err(Error::shape("Embedding", &[weight.shape()], "a weight [count, dim]"));
         }
-        Ok(Embedding { weight: Param::new(weight), padding_idx: None })
+        Ok(Embedding { weight: Param::new(weight), padding_idx: None, hook: Hook::default() })
     }
 
     /// The table with an index that stands for no entry: its vector becomes zero.
@@ -61,12 +63,42 @@ impl Embedding {
     }
 }
 
+impl Module for Embedding {
+    fn walk(&self, walk: &mut Walk<'_>) {
+        walk.module("Embedding");
+        walk.item(Item::Layer(self));
+        walk.field("weight", |walk| self.weight.walk(walk));
+        self.hook.walk(walk);
+    }
+}
+
+impl Adaptable for Embedding {
+    fn hook(&self) -> &Hook {
+        &self.hook
+    }
+
+    fn kind(&self) -> LayerKind {
+        let shape = self.weight.shape();
+        LayerKind::Embedding { count: shape[0], dim: shape[1] }
+    }
+
+    fn weight(&self) -> Weight {
+        Weight::Param(self.weight.clone())
+    }
+
+    fn bias(&self) -> Option<Param> {
+        None
+    }
+}
+
 impl Forward for Embedding {
     fn forward(&self, ids: &Tensor) -> Result<Tensor> {
-        let y = self.weight.get().try_embedding(ids)?;
-        match self.padding_idx {
-            Some(i) => ids.try_eq(i)?.try_unsqueeze(-1)?.try_where(y.detach(), &y),
-            None => Ok(y),
-        }
+        self.hook.call(ids, &|ids| {
+            let y = self.weight.get().try_embedding(ids)?;
+            match self.padding_idx {
+                Some(i) => ids.try_eq(i)?.try_unsqueeze(-1)?.try_where(y.detach(), &y),
+                None => Ok(y),
+            }
+        })
     }
 }

@@ -29,6 +29,7 @@ mod dropout;
 mod embedding;
 #[doc(hidden)]
 pub mod field;
+mod hook;
 pub mod init;
 mod instance_norm;
 mod linear;
@@ -56,6 +57,7 @@ pub use conv_transpose::{ConvTranspose1d, ConvTranspose2d};
 pub use dropout::{Dropout, Dropout2d};
 pub use embedding::Embedding;
 pub use fornax_derive::Module;
+pub use hook::{Adaptable, Around, Hook, LayerKind, Weight};
 pub use instance_norm::{InstanceNorm1d, InstanceNorm2d};
 pub use linear::Linear;
 pub use loss::*;

@@ -1,6 +1,6 @@
 //! The `Module` trait: parameters by path, state dicts, training mode, devices, a summary.
 
-use super::{Buffer, Counter, Mode, Param, Slot, state};
+use super::{Adaptable, Buffer, Counter, Mode, Param, Slot, state};
 use crate::io::StateDict;
 use crate::{DType, Device, Error, Result, Tensor};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -22,6 +22,8 @@ pub enum Item<'a> {
     Mode(&'a Mode),
     /// A layer that can be replaced; what is in it comes next.
     Slot(&'a Slot),
+    /// A layer that adapters can be put around; its parameters come next.
+    Layer(&'a dyn Adaptable),
 }
 
 /// A walk over a module and all that is in it; `#[derive(Module)]` writes the calls.

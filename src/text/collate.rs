@@ -5,8 +5,7 @@ use crate::data::Rng;
 use crate::transformers::{Tokens, integer};
 use crate::{Device, Error, Result, Tensor};
 
-/// The label of a place that does not count; [`CrossEntropy`](crate::CrossEntropy) passes it over as its `ignore_index`.
-pub const IGNORED: i32 = -100;
+pub use crate::align::IGNORED;
 
 /// Batches for causal language models: the labels are the tokens themselves, and [`IGNORED`] on padding. The model's logits of place t are compared
 /// with the label of place t + 1.

@@ -1,7 +1,7 @@
 //! What attention remembers between the tokens of a text, and where in the text a forward pass stands.
 
 use super::tokens::integer;
-use crate::nn::Dropout;
+use crate::nn::{Dropout, Embedding, Forward, Module};
 use crate::{Attention, DType, Device, Error, Result, Tensor};
 
 /// The keys and values of what a decoder has read, for each layer `[B, heads, capacity, width]`. The capacity doubles when it is full, and what lies behind
@@ -22,6 +22,17 @@ pub struct KvCache {
     capacity: usize,
     /// The padding on the left of each row, `[B, 1]` in i32.
     pads: Option<Tensor>,
+    /// The tokens of a [`Prefix`] before that.
+    prefix: usize,
+}
+
+/// Keys and values that stand before every text, as if a model had read something: what prefix tuning learns. See [`CausalLm::set_prefix`](super::CausalLm::set_prefix).
+pub trait Prefix: Module + Send + Sync {
+    /// For each layer the keys and the values, each `[1, heads, n, width]`.
+    ///
+    /// # Errors
+    /// What making them can give.
+    fn layers(&self) -> Result<Vec<(Tensor, Tensor)>>;
 }
 
 /// The capacity that a cache starts with.
@@ -87,6 +98,18 @@ impl KvCache {
         Ok(())
     }
 
+    /// Puts a prefix into an empty cache, for so many rows.
+    pub(super) fn begin(&mut self, prefix: &[(Tensor, Tensor)], rows: usize) -> Result<()> {
+        let n = prefix.first().map_or(0, |(k, _)| k.dims()[2]);
+        self.reserve(n);
+        for (i, (k, v)) in prefix.iter().enumerate() {
+            let (k, v) = (for_rows(k, rows)?, for_rows(v, rows)?);
+            self.update(i, 0, &k, &v)?;
+        }
+        (self.len, self.prefix) = (n, n);
+        Ok(())
+    }
+
     fn reserve(&mut self, more: usize) {
         if self.len + more > self.capacity {
             self.capacity = (self.len + more).next_power_of_two().max(FIRST);
@@ -144,6 +167,8 @@ pub struct Step<'a> {
     /// Keys that are no padding, `[B, 1, 1, keys]`.
     valid: Option<Tensor>,
     windowed: Option<(usize, Option<Tensor>)>,
+    /// Keys and values of each layer that stand before those of this pass, where there is no cache.
+    prefix: Vec<(Tensor, Tensor)>,
     pub(super) cache: Option<&'a mut KvCache>,
     pub(super) device: Device,
 }
@@ -151,18 +176,36 @@ pub struct Step<'a> {
 impl<'a> Step<'a> {
     /// A pass over `[B, len]` tokens; `mask` is `[B, 1, 1, T]`, for a pass without a cache.
     pub(super) fn new(len: usize, mask: Option<Tensor>, cache: Option<&'a mut KvCache>, device: Device) -> Result<Step<'a>> {
-        let mut step = Step { len, start: 0, keys: len, positions: None, valid: mask, windowed: None, cache: None, device };
+        let mut step =
+            Step { len, start: 0, keys: len, positions: None, valid: mask, windowed: None, prefix: Vec::new(), cache: None, device };
         if let Some(cache) = cache {
             cache.reserve(len);
             (step.start, step.keys) = (cache.len, cache.capacity);
             if let Some(pads) = &cache.pads {
                 let at = step.queries()?.try_unsqueeze(0)?.try_sub(pads)?;
                 step.positions = Some(at.try_clamp(0, i32::MAX)?);
-                step.valid = Some(step.places()?.try_ge(pads)?.try_reshape([pads.dims()[0], 1, 1, step.keys])?);
+                let (places, prefix) = (step.places()?, cache.prefix);
+                let mut valid = places.try_ge(pads.try_add(prefix)?)?;
+                if prefix > 0 {
+                    valid = valid.try_logical_or(places.try_lt(prefix)?)?;
+                }
+                step.valid = Some(valid.try_reshape([pads.dims()[0], 1, 1, step.keys])?);
             }
             step.cache = Some(cache);
         }
         Ok(step)
+    }
+
+    /// A pass without a cache after a prefix.
+    pub(super) fn after(mut self, prefix: Vec<(Tensor, Tensor)>) -> Result<Step<'a>> {
+        let n = prefix.first().map_or(0, |(k, _)| k.dims()[2]);
+        if let Some(mask) = &self.valid {
+            let mut shape = mask.shape().clone();
+            shape[3] = n;
+            self.valid = Some(Tensor::try_cat(&[&Tensor::try_ones(shape, (DType::Bool, self.device))?, mask], 3)?);
+        }
+        (self.start, self.keys, self.prefix) = (n, n + self.len, prefix);
+        Ok(self)
     }
 
     /// A pass over rows `[B, len]` of several texts each, numbered by `segments` (0 is padding): a token sees its own text alone, and its position is that within it.
@@ -183,6 +226,20 @@ impl<'a> Step<'a> {
         // Padding may be longer than a table of positions.
         step.positions = Some(segments.try_ne(0)?.try_where(places.try_sub(begins)?, 0)?);
         Ok(step)
+    }
+
+    /// The vectors of a table of positions for the tokens: `[1 or B, T, width]`.
+    ///
+    /// # Errors
+    /// A table of fewer places.
+    pub fn positions(&self, table: &Embedding) -> Result<Tensor> {
+        if table.hook.get().is_none() {
+            return self.rows(&table.weight.get());
+        }
+        match &self.positions {
+            Some(p) => table.forward(p),
+            None => table.forward(&self.queries()?)?.try_unsqueeze(0),
+        }
     }
 
     /// The rows of a table `[places, ..]` for the tokens: `[1 or B, T, ..]`.
@@ -241,7 +298,13 @@ impl<'a> Step<'a> {
     pub fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor, how: &Attend) -> Result<Tensor> {
         let (k, v) = match &mut self.cache {
             Some(c) => c.update(layer, self.start, k, v)?,
-            None => (k.clone(), v.clone()),
+            None => match self.prefix.get(layer) {
+                Some((pk, pv)) => {
+                    let rows = k.dims()[0];
+                    (Tensor::try_cat(&[&for_rows(pk, rows)?, k], 2)?, Tensor::try_cat(&[&for_rows(pv, rows)?, v], 2)?)
+                }
+                None => (k.clone(), v.clone()),
+            },
         };
         let dropout = how.dropout.map_or(0.0, Dropout::rate);
         let mask = self.mask(how.window)?;
@@ -268,6 +331,13 @@ pub struct Attend<'a> {
     pub scale: Option<f64>,
     /// Drops weights in training.
     pub dropout: Option<&'a Dropout>,
+}
+
+/// Keys or values `[1, H, n, D]` for each row of a batch.
+fn for_rows(t: &Tensor, rows: usize) -> Result<Tensor> {
+    let mut shape = t.shape().clone();
+    shape[0] = rows;
+    t.try_broadcast_to(shape)
 }
 
 /// `[B, T, H·D]` as heads `[B, H, T, D]`.

@@ -1,14 +1,15 @@
 //! Decoders that continue a text.
 
-use super::cache::Step;
+use super::cache::{Prefix, Step};
 use super::falcon::Falcon;
 use super::gpt2::Gpt2;
 use super::llama::Llama;
 use super::tokens::fits;
 use super::{Checkpoint, Config, KvCache, LoadOptions, Tokens, blank};
 use crate::nn::{Embedding, Forward, Module, Slot, Walk};
-use crate::{Device, Options, Result, Tensor};
+use crate::{Device, Error, Options, Result, Tensor};
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 /// The sizes of a decoder.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +58,7 @@ pub struct CausalLm {
     /// None where the head is the table of tokens.
     head: Option<Slot>,
     ends: Vec<u32>,
+    prefix: Mutex<Option<Arc<dyn Prefix>>>,
 }
 
 /// The families, by `model_type`.
@@ -68,6 +70,9 @@ impl Module for CausalLm {
         walk.field(self.decoder.prefix(), |walk| self.decoder.walk(walk));
         if let Some(head) = &self.head {
             walk.field("lm_head", |walk| head.walk(walk));
+        }
+        if let Some(prefix) = self.prefix() {
+            walk.field("prompt_encoder", |walk| prefix.walk(walk));
         }
     }
 }
@@ -114,12 +119,12 @@ impl CausalLm {
         let tied = config.flag("tie_word_embeddings", matches!(family, "gpt2" | "falcon"))?;
         let shape = decoder.shape();
         let head = if tied { None } else { Some(blank::linear(shape.width, shape.vocabulary, false, o)?) };
-        Ok(CausalLm { decoder, head, ends: config.tokens("eos_token_id")? })
+        Ok(CausalLm { decoder, head, ends: config.tokens("eos_token_id")?, prefix: Mutex::default() })
     }
 
     /// A model of a decoder of one's own; the head is the table of tokens, or a layer from states to logits.
     pub fn from_decoder(decoder: Box<dyn Decoder>, head: Option<Slot>, ends: &[u32]) -> CausalLm {
-        CausalLm { decoder, head, ends: ends.to_vec() }
+        CausalLm { decoder, head, ends: ends.to_vec(), prefix: Mutex::default() }
     }
 
     /// The decoder.
@@ -137,14 +142,35 @@ impl CausalLm {
         &self.ends
     }
 
+    /// What stands before every text.
+    pub fn prefix(&self) -> Option<Arc<dyn Prefix>> {
+        self.prefix.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    /// Lets every text stand behind keys and values, or behind nothing; returns what it stood behind. Caches that hold tokens must not be used further.
+    pub fn set_prefix(&self, prefix: Option<Arc<dyn Prefix>>) -> Option<Arc<dyn Prefix>> {
+        std::mem::replace(&mut *self.prefix.lock().unwrap_or_else(|e| e.into_inner()), prefix)
+    }
+
     /// The device of its weights.
     pub fn device(&self) -> Device {
         self.decoder.embedding().weight.device()
     }
 
     fn run(&self, tokens: &Tokens, cache: Option<&mut KvCache>, seen: &mut dyn FnMut(&Tensor)) -> Result<Tensor> {
-        let (_, t, mask) = tokens.checked("CausalLm")?;
-        let mut step = Step::new(t, mask, cache, tokens.ids.device())?;
+        let (rows, t, mask) = tokens.checked("CausalLm")?;
+        let prefix = self.prefix().map(|p| p.layers()).transpose()?;
+        let device = tokens.ids.device();
+        let mut step = match (cache, prefix) {
+            (Some(cache), Some(prefix)) => {
+                if cache.is_empty() {
+                    cache.begin(&prefix, rows)?;
+                }
+                Step::new(t, mask, Some(cache), device)?
+            }
+            (None, Some(prefix)) => Step::new(t, mask, None, device)?.after(prefix)?,
+            (cache, None) => Step::new(t, mask, cache, device)?,
+        };
         fits("CausalLm", step.start + t, self.decoder.shape().context)?;
         let x = self.decoder.forward(&tokens.ids, &mut step, seen)?;
         step.finish();
@@ -188,11 +214,14 @@ impl CausalLm {
     /// ```
     ///
     /// # Errors
-    /// Shapes that do not belong together. A token outside the vocabulary, and a text that is longer than learned positions, are an `Error::Index` when the
+    /// Shapes that do not belong together; a model with a prefix. A token outside the vocabulary, and a text that is longer than learned positions, are an `Error::Index` when the
     /// result is read.
     pub fn forward_packed(&self, ids: &Tensor, segments: &Tensor) -> Result<Tensor> {
         let tokens = Tokens { mask: Some(segments.clone()), ..ids.clone().into() };
         tokens.checked("CausalLm::forward_packed")?;
+        if self.prefix().is_some() {
+            return Err(Error::argument("CausalLm::forward_packed", "packed texts cannot stand behind a prefix"));
+        }
         let mut step = Step::packed(segments)?;
         let x = self.decoder.forward(ids, &mut step, &mut |_| {})?;
         self.logits(&x)

@@ -104,6 +104,14 @@ struct Embeddings {
     dropout: Dropout,
 }
 
+/// The first vectors of a table.
+fn first(table: &Embedding, n: usize) -> Result<Tensor> {
+    if table.hook.get().is_none() {
+        return table.weight.get().try_narrow(0, 0, n);
+    }
+    table.forward(&Tensor::try_arange(0, n as i64, 1, (DType::I32, table.weight.device()))?)
+}
+
 /// A layer that normalises after each of its two parts.
 struct Layer {
     names: &'static Names,
@@ -337,7 +345,7 @@ impl Encoder {
         if let Some(table) = &e.token_type_embeddings {
             x = x.try_add(match &tokens.types {
                 Some(types) => table.forward(types)?,
-                None => table.weight.get().try_narrow(0, 0, 1)?,
+                None => first(table, 1)?,
             })?;
         }
         let positions = match self.family {
@@ -346,7 +354,7 @@ impl Encoder {
                 let real = tokens.ids.try_ne(self.padding)?.try_cast(DType::I32)?;
                 e.position_embeddings.forward(&real.try_cumsum(1)?.try_mul(&real)?.try_add(self.padding)?)?
             }
-            _ => e.position_embeddings.weight.get().try_narrow(0, 0, t)?,
+            _ => first(&e.position_embeddings, t)?,
         };
         x = e.dropout.forward(&e.norm.forward(&x.try_add(&positions)?)?)?;
         seen(&x);

@@ -97,7 +97,7 @@ impl Decoder for Gpt2 {
     }
 
     fn forward(&self, ids: &Tensor, step: &mut Step<'_>, seen: &mut dyn FnMut(&Tensor)) -> Result<Tensor> {
-        let positions = step.rows(&self.wpe.weight.get())?;
+        let positions = step.positions(&self.wpe)?;
         let mut x = self.dropout.forward(&self.wte.forward(ids)?.try_add(&positions)?)?;
         for (i, block) in self.h.iter().enumerate() {
             seen(&x);

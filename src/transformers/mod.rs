@@ -27,7 +27,7 @@ mod t5;
 mod tokens;
 
 pub use activation::Activation;
-pub use cache::{Attend, KvCache, Step};
+pub use cache::{Attend, KvCache, Prefix, Step};
 pub use causal_lm::{CausalLm, Decoder, DecoderShape};
 pub use checkpoint::{Checkpoint, LoadOptions};
 pub use config::Config;

@@ -108,7 +108,7 @@ impl Buckets {
 
     /// The bias `[1, H, T, keys]` of queries and keys at these places.
     fn bias(&self, table: &Embedding, queries: &Tensor, keys: &Tensor, device: Device) -> Result<Tensor> {
-        let rows = table.weight.get().try_index_select(0, &Tensor::from_slice(&self.of, self.of.len(), device)?)?;
+        let rows = table.forward(&Tensor::from_slice(&self.of, self.of.len(), device)?)?;
         let distance = keys.try_unsqueeze(0)?.try_sub(queries.try_unsqueeze(1)?)?;
         let index = distance.try_clamp(-self.largest, self.largest)?.try_add(self.largest)?;
         rows.try_embedding(&index)?.try_permute(&[2, 0, 1])?.try_unsqueeze(0)
@@ -385,6 +385,11 @@ impl Seq2Seq {
     /// The device of its weights.
     pub fn device(&self) -> Device {
         self.shared.weight.device()
+    }
+
+    /// The table of tokens `[vocabulary, width]`, which the head may share.
+    pub fn embedding(&self) -> &Embedding {
+        &self.shared
     }
 
     /// Reads a batch of texts.

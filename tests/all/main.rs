@@ -20,6 +20,8 @@ mod harness;
 mod indexing;
 mod limits;
 mod loaders;
+mod lora;
+mod lora_bad;
 mod lr_scheduler;
 mod metrics;
 mod mixed_precision;
