@@ -52,7 +52,7 @@ impl RewardModel {
         let (width, weight) = (model.shape().width, &model.decoder().embedding().weight);
         let options: Options = (weight.dtype(), weight.device()).into();
         let drawn = Tensor::try_normal([1, width], 0.0, 1.0 / ((width + 1) as f64).sqrt(), options)?;
-        Ok(RewardModel { model, score: Slot::new(Linear { weight: Param::new(drawn), bias: None }) })
+        Ok(RewardModel { model, score: Slot::new(Linear::from_parts(Param::new(drawn), None)) })
     }
 
     /// Loads a folder of a reward model: the config's family, and `score.weight`. In evaluation mode.
