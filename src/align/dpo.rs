@@ -110,10 +110,9 @@ pub struct DpoOutput {
     pub accuracy: Tensor,
 }
 
-/// −log σ(x), without overflow.
+/// −log σ(x) = log(1 + e⁻ˣ), without overflow. (Written with |x| it would have no gradient at 0, which is where every training starts.)
 pub(super) fn minus_log_sigmoid(x: &Tensor) -> Result<Tensor> {
-    // log(1 + e^-x) = max(-x, 0) + log(1 + e^-|x|)
-    x.try_neg()?.try_relu()?.try_add(x.try_abs()?.try_neg()?.try_exp()?.try_log1p()?)
+    x.try_neg()?.try_softplus(1.0)
 }
 
 impl Dpo {
