@@ -12,6 +12,9 @@ use crate::{Error, Result, Shape, Tensor};
 /// `robust` the loss is `(−(1 − ε) log σ(βδ) + ε log σ(−βδ)) / (1 − 2ε)`, whose mean over flipped labels is that of the right ones (Chowdhury et al., 2024), TRL's
 /// `robust`.
 ///
+/// Where only adapters are trained, the reference needs no model of its own: it is the model with its adapters switched off
+/// ([`Adapters::disabled`](crate::lora::Adapters::disabled)).
+///
 /// ```
 /// use fornax::align::{DpoLoss, Preference, PreferenceBatch, sequence_log_probs};
 /// use fornax::nn::Module;

@@ -181,7 +181,10 @@ impl Adapters {
         let made = self.make(&mut config, source);
         self.activate(&active)?;
         let (parts, places, swaps) = made?;
+        // As the model is: an adapter to be used is not in training mode, whatever its model is in.
+        let training = trainable && self.layout.training.unwrap_or(true);
         for (place, part) in parts {
+            part.set_training(training);
             let mut wraps = lock(&self.wraps);
             let wrap = wraps.entry(place.path.clone()).or_insert_with(|| Arc::new(Wrapped::new(self.gate.clone())));
             wrap.put(name, part);
@@ -319,7 +322,11 @@ impl Adapters {
                 part.params().iter().for_each(|(_, p)| p.set_frozen(!trained));
             }
             if trained {
-                adapter.swaps.iter().filter(|s| matches!(s.kind, SwapKind::Module | SwapKind::Base)).for_each(|s| s.param.set_frozen(false));
+                adapter
+                    .swaps
+                    .iter()
+                    .filter(|s| matches!(s.kind, SwapKind::Module | SwapKind::Base))
+                    .for_each(|s| s.param.set_frozen(false));
             }
         }
     }

@@ -56,4 +56,4 @@ pub use config::{
     About, AdapterConfig, Bias, BottleneckConfig, Ia3Config, Init, LoraConfig, NonLinearity, PrefixTuningConfig, PromptTuningConfig,
     Targets,
 };
-pub use prompt::{PrefixTuning, PromptTuning};
+pub use prompt::{PrefixTuning, PromptTuning, Prompted};

@@ -61,10 +61,23 @@ impl Part {
                 walk.field(adapter, |walk| if rest.is_empty() { p.walk(walk) } else { walk.field(rest, |walk| p.walk(walk)) })
             });
         }
+        if let Some(dropout) = self.dropout() {
+            dropout.walk(walk);
+        }
+    }
+
+    fn dropout(&self) -> Option<&Dropout> {
         match self {
-            Part::Lora(m) => m.dropout.walk(walk),
-            Part::Bottleneck(b) => b.dropout.walk(walk),
-            Part::Ia3(_) => {}
+            Part::Lora(m) => Some(&m.dropout),
+            Part::Bottleneck(b) => Some(&b.dropout),
+            Part::Ia3(_) => None,
+        }
+    }
+
+    /// Training or evaluation mode.
+    pub fn set_training(&self, on: bool) {
+        if let Some(dropout) = self.dropout() {
+            dropout.set_training(on);
         }
     }
 }

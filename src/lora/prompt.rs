@@ -3,10 +3,11 @@
 use super::adapters::{Trainable, error};
 use super::config::{PrefixTuningConfig, PromptTuningConfig, VIRTUAL};
 use super::{files, json};
+use crate::generate::{Begun, Generative};
 use crate::io::StateDict;
 use crate::nn::{Around, Embedding, Hook, Module, Param, Walk};
 use crate::transformers::{CausalLm, Config, KvCache, Prefix, Tokens};
-use crate::{DType, Error, Options, Result, Tensor, no_grad};
+use crate::{DType, Device, Error, Options, Result, Tensor, no_grad};
 use serde_json::json;
 use std::path::Path;
 use std::sync::Arc;
@@ -68,7 +69,7 @@ fn folder_of(path: &Path) -> Result<()> {
 }
 
 /// Prompt tuning (Lester et al., 2021): n learned vectors, which stand before a text's as if they were tokens. They are: tokens beyond the vocabulary, numbered from its size on,
-/// that the table of tokens knows from now on. [`prepend`](PromptTuning::prepend) puts them before a batch, and [`prompt`](PromptTuning::prompt) before a text to be
+/// that the table of tokens knows from now on. [`prepend`](PromptTuning::prepend) puts them before a batch, and [`prompted`](PromptTuning::prompted) before texts to be
 /// [continued](crate::generate).
 ///
 /// ```
@@ -182,10 +183,22 @@ impl PromptTuning {
         self.frozen.report(&self.table.prompt)
     }
 
-    /// The virtual tokens and then a text's: what a generation is given.
-    pub fn prompt(&self, text: &[u32]) -> Vec<u32> {
-        let first = self.table.vocabulary as u32;
-        (first..first + self.config.num_virtual_tokens as u32).chain(text.iter().copied()).collect()
+    /// The model with the virtual tokens before every prompt, to [`generate`](crate::generate) with.
+    ///
+    /// ```
+    /// use fornax::generate::{Generation, generate};
+    /// use fornax::lora::{PromptTuning, PromptTuningConfig};
+    /// use fornax::transformers::{CausalLm, Config};
+    /// use fornax::Device;
+    /// let config = Config::parse(r#"{"model_type": "gpt2", "vocab_size": 50, "n_embd": 16, "n_layer": 1, "n_head": 2}"#)?;
+    /// let model = CausalLm::new(&config, Device::cpu())?;
+    /// let tuning = PromptTuning::new(&model, model.decoder().embedding(), PromptTuningConfig { num_virtual_tokens: 4, ..Default::default() })?;
+    /// let options = Generation { max_new_tokens: 3, ..Generation::default() };
+    /// assert_eq!(generate(&tuning.prompted(&model), &[vec![1, 2]], &options)?[0].len(), 3);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
+    pub fn prompted<'a, G: Generative>(&'a self, model: &'a G) -> Prompted<'a, G> {
+        Prompted { tuning: self, model }
     }
 
     /// The virtual tokens before each row of a batch. The logits of a model have as many more places then.
@@ -244,6 +257,36 @@ impl PromptTuning {
     pub fn unload(&self) {
         self.hook.set(None);
         self.frozen.thaw();
+    }
+}
+
+/// A model with a learned prompt before every prompt; see [`PromptTuning::prompted`].
+pub struct Prompted<'a, G> {
+    tuning: &'a PromptTuning,
+    model: &'a G,
+}
+
+impl<G: Generative> Generative for Prompted<'_, G> {
+    fn vocabulary(&self) -> usize {
+        self.model.vocabulary()
+    }
+
+    fn ends(&self) -> &[u32] {
+        self.model.ends()
+    }
+
+    fn device(&self) -> Device {
+        self.model.device()
+    }
+
+    fn begin(&self, prompts: &[Vec<u32>]) -> Result<Begun<'_>> {
+        let first = self.tuning.table.vocabulary as u32;
+        let more = first..first + self.tuning.config.num_virtual_tokens as u32;
+        let longer: Vec<Vec<u32>> = prompts.iter().map(|p| more.clone().chain(p.iter().copied()).collect()).collect();
+        let begun = self.model.begin(&longer)?;
+        // A decoder of its own starts its history itself.
+        let history = if begun.history == longer { prompts.to_vec() } else { begun.history };
+        Ok(Begun { history, ..begun })
     }
 }
 

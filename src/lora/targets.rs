@@ -35,6 +35,8 @@ pub(super) struct Layout {
     pub places: Vec<Place>,
     /// Parameters with their paths; a shared one under each.
     pub params: Vec<(String, Param)>,
+    /// Whether the model was in training mode, if it has modes.
+    pub training: Option<bool>,
 }
 
 impl Layout {
@@ -48,6 +50,7 @@ impl Layout {
                 layout.places.push(Place::of(path, layer, inside));
             }
             Item::Param(p) => layout.params.push((path.to_string(), p.clone())),
+            Item::Mode(m) => layout.training = layout.training.or(Some(m.is_training())),
             _ => {}
         }));
         layout

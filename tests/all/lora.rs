@@ -5,11 +5,12 @@ use fornax::lora::{
     AdapterConfig, Adapters, Bias, BottleneckConfig, Combination, Ia3Config, Init, LoraConfig, PrefixTuning, PrefixTuningConfig,
     PromptTuning, PromptTuningConfig, Targets,
 };
-use fornax::nn::{self, Forward, Module, Param};
+use fornax::nn::{self, Adaptable, Buffer, Forward, Hook, Item, LayerKind, Module, Param, Walk, Weight};
 use fornax::optim::{AdamW, Optimizer};
 use fornax::transformers::{CausalLm, Seq2Seq, SequenceClassifier, Tokens};
-use fornax::{Device, Result, Tensor, no_grad};
+use fornax::{DType, Device, Result, Tensor, no_grad};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 fn root(part: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(part)
@@ -254,7 +255,7 @@ fn prompts_of_peft_load() {
             // What stands on padding has no meaning.
             let masked = |t: &Tensor| {
                 let (all, text) = (t.dims()[1], tokens.mask.as_ref().unwrap().to(Device::cpu()));
-                let m = Tensor::cat(&[&Tensor::ones([2, all - 6], Device::cpu()), &text.cast(fornax::DType::F32)], 1);
+                let m = Tensor::cat(&[&Tensor::ones([2, all - 6], Device::cpu()), &text.cast(DType::F32)], 1);
                 t.to(Device::cpu()) * m.unsqueeze(-1)
             };
             let logits;
@@ -269,7 +270,7 @@ fn prompts_of_peft_load() {
                 logits = model.forward(&tuning.prepend(&tokens)?)?;
                 no_grad(|| -> Result<()> {
                     // A second prompt beside it, of another length.
-                    let out = fornax::generate::generate(&model, &[tuning.prompt(&text), tuning.prompt(&[7])], &options)?;
+                    let out = fornax::generate::generate(&tuning.prompted(&model), &[text.clone(), vec![7]], &options)?;
                     assert_eq!(out[0], greedy, "{name}");
                     Ok(())
                 })?;
@@ -290,7 +291,7 @@ fn prompts_of_peft_load() {
             }
             close(name, &masked(&logits), &masked(&e["logits"]));
             let t = logits.dims()[1];
-            let grads = logits.narrow(1, t as isize - 6, 6).square().mean(()).backward()?;
+            let grads = logits.narrow(1, t - 6, 6).square().mean(()).backward()?;
             close(name, param.grad(&grads).unwrap(), &e["grad.prompt_embeddings"]);
             assert!(model.named_parameters().iter().all(|(path, p)| path.contains("prompt_embeddings") || p.grad(&grads).is_none()));
             undo();
@@ -494,6 +495,100 @@ fn any_model_can_be_adapted() {
         close("merged", &no_grad(|| model.forward(&x))?, &adapted.to(Device::cpu()));
         lora.unload()?;
         assert_eq!(no_grad(|| model.forward(&x))?.to_vec::<f32>()?, plain.to_vec::<f32>()?);
+        Ok(())
+    })
+}
+
+/// A layer that keeps its weight in another form: rounded to eighths, in bytes.
+struct Eighths {
+    codes: Buffer,
+    bias: Param,
+    hook: Hook,
+}
+
+impl Eighths {
+    fn of(layer: &nn::Linear) -> Result<Eighths> {
+        let codes = layer.weight.value().mul(8.0).round().add(128.0).cast(DType::U8);
+        Ok(Eighths { codes: Buffer::new(codes), bias: layer.bias.clone().unwrap(), hook: Hook::default() })
+    }
+
+    fn unpack(codes: &Buffer) -> Result<Tensor> {
+        codes.get().try_cast(DType::F32)?.try_sub(128.0)?.try_mul(0.125)
+    }
+}
+
+impl Module for Eighths {
+    fn walk(&self, walk: &mut Walk<'_>) {
+        walk.module("Eighths");
+        walk.item(Item::Layer(self));
+        walk.field("weight", |walk| self.codes.walk(walk));
+        walk.field("bias", |walk| self.bias.walk(walk));
+        self.hook.walk(walk);
+    }
+}
+
+impl Adaptable for Eighths {
+    fn hook(&self) -> &Hook {
+        &self.hook
+    }
+
+    fn kind(&self) -> LayerKind {
+        let d = self.codes.get().dims().to_vec();
+        LayerKind::Linear { inputs: d[1], outputs: d[0], transposed: false }
+    }
+
+    fn weight(&self) -> Weight {
+        let codes = self.codes.clone();
+        Weight::Packed(Arc::new(move || Eighths::unpack(&codes)))
+    }
+
+    fn bias(&self) -> Option<Param> {
+        Some(self.bias.clone())
+    }
+}
+
+impl Forward for Eighths {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.hook.call(x, &|x| x.try_linear(&Eighths::unpack(&self.codes)?, Some(&self.bias.get())))
+    }
+}
+
+/// Adapters over packed weights (QLoRA): trained, merged into a plain layer that stands in, and that takes its place.
+#[test]
+fn packed_layers_are_adapted() {
+    on_devices(|d| {
+        for use_dora in [false, true] {
+            fornax::manual_seed(5);
+            let model = nn::Sequential::new()
+                .add_named("up", nn::Slot::new(Eighths::of(&nn::Linear::new(6, 8, d))?))
+                .add(nn::Tanh)
+                .add_named("down", nn::Slot::new(Eighths::of(&nn::Linear::new(8, 4, d))?));
+            let x = Tensor::normal([3, 6], 0.0, 1.0, d);
+            let plain = no_grad(|| model.forward(&x))?.to_vec::<f32>()?;
+            let config = LoraConfig { r: 2, use_dora, target_modules: Some(Targets::AllLinear), ..LoraConfig::default() };
+            let lora = Adapters::new(&model, config)?;
+            let own = 2 * (6 + 8) + 2 * (8 + 4) + if use_dora { 8 + 4 } else { 0 };
+            assert_eq!((lora.trainable().trainable, lora.trainable().all), (own, own + 6 * 8 + 8 + 8 * 4 + 4));
+            let mut optimizer = AdamW::new(model.parameters(), 5e-2);
+            let target = Tensor::normal([3, 4], 0.0, 1.0, d);
+            let mut losses = Vec::new();
+            for _ in 0..10 {
+                let loss = nn::mse_loss(&model.forward(&x)?, &target)?;
+                losses.push(loss.item::<f32>()?);
+                optimizer.step(loss.backward()?)?;
+            }
+            assert!(losses[9] < 0.8 * losses[0], "{losses:?}");
+            let adapted = no_grad(|| model.forward(&x))?.to(Device::cpu());
+            lora.merge()?;
+            close("stands in", &no_grad(|| model.forward(&x))?, &adapted);
+            lora.unmerge()?;
+            assert_eq!(no_grad(|| model.forward(&x))?.to_vec::<f32>()?, adapted.to_vec::<f32>()?);
+            assert_eq!(lora.disabled(|| no_grad(|| model.forward(&x)))?.to_vec::<f32>()?, plain);
+            lora.merge_and_unload()?;
+            close("took its place", &no_grad(|| model.forward(&x))?, &adapted);
+            let names: Vec<String> = model.named_parameters().into_iter().map(|(n, _)| n).collect();
+            assert_eq!(names, ["up.weight", "up.bias", "down.weight", "down.bias"]);
+        }
         Ok(())
     })
 }

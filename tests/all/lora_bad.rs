@@ -87,7 +87,7 @@ fn folders_that_do_not_fit() {
     refused("llama2", "llama-lora", |c| c["target_modules"] = Value::Null, &["target_modules is not given", "q_proj"]);
     refused("llama2", "llama-lora", |c| c["target_modules"] = json!("(unclosed"), &["(unclosed", "regular expression"]);
     refused("llama2", "llama-lora", |c| c["target_modules"] = json!("(a{1000}){1000}"), &["regular expression"]);
-    refused("llama2", "llama-lora", |c| c["target_modules"] = json!(["norm"]), &["match no layer"]);
+    refused("llama2", "llama-lora", |c| c["target_modules"] = json!(["norm"]), &["norm", "no layer that can be adapted"]);
     refused("llama2", "llama-lora", |c| c["target_modules"] = json!(["self_attn"]), &["self_attn", "no layer that can be adapted"]);
     refused("llama2", "llama-lora", |c| c["modules_to_save"] = json!(["score"]), &["score", "q_proj"]);
     refused("llama2", "llama-lora", |c| c["trainable_token_indices"] = json!([1, 2]), &["trainable_token_indices", "not known"]);
