@@ -50,7 +50,7 @@ impl Source for Combined<'_> {
         let matrices: Vec<(&Matrices, f64)> = parts
             .iter()
             .filter_map(|(p, w)| match &**p {
-                Part::Lora(m) => Some((m, *w)),
+                Part::Lora(m) => Some((&**m, *w)),
                 _ => None,
             })
             .collect();

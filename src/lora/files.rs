@@ -124,10 +124,11 @@ impl PerLayer for File<'_> {
             let Weight::Param(p) = &place.weight else { continue };
             let path = format!("{}.weight", place.path);
             let key = format!("{PREFIX}{}", based(&path));
-            if self.dict.contains_key(&key) && !swaps.iter().any(|s| s.param.id() == p.id()) {
-                if let Some(other) = self.base(&path, &[key], p)? {
-                    swaps.push(Swap { path, param: p.clone(), other, kind: SwapKind::Table });
-                }
+            if self.dict.contains_key(&key)
+                && !swaps.iter().any(|s| s.param.id() == p.id())
+                && let Some(other) = self.base(&path, &[key], p)?
+            {
+                swaps.push(Swap { path, param: p.clone(), other, kind: SwapKind::Table });
             }
         }
         // What PEFT keeps beside a saved module.

@@ -24,7 +24,7 @@ impl Source for Draw {
 
 /// What one adapter has at one layer.
 pub(super) enum Part {
-    Lora(Matrices),
+    Lora(Box<Matrices>),
     Ia3(Scale),
     Bottleneck(Bottleneck),
 }
@@ -35,7 +35,7 @@ impl Part {
         Ok(match config {
             AdapterConfig::Lora(c) => {
                 let (matrices, rest) = Matrices::new(c, place, source)?;
-                (Part::Lora(matrices), rest)
+                (Part::Lora(Box::new(matrices)), rest)
             }
             AdapterConfig::Ia3(c) => (Part::Ia3(Scale::new(c, place, source)?), None),
             AdapterConfig::Bottleneck(c) => (Part::Bottleneck(Bottleneck::new(c, place, source)?), None),
