@@ -21,6 +21,7 @@ mod ops;
 pub mod optim;
 #[cfg(feature = "plot")]
 pub mod plot;
+pub mod quant;
 mod rng;
 mod shape;
 mod stats;
