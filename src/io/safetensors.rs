@@ -209,7 +209,11 @@ fn header(order: &[(&String, &Tensor)], more: &Header) -> String {
     for (i, (name, t)) in order.iter().enumerate() {
         let end = at + t.numel() * t.dtype().size();
         json += if i > 0 { "," } else { "" };
-        json += &format!("{}:{{\"dtype\":\"{}\",\"shape\":[", quoted(name), if more.signed.contains(*name) { "I8".into() } else { dtype_name(t.dtype()) });
+        json += &format!(
+            "{}:{{\"dtype\":\"{}\",\"shape\":[",
+            quoted(name),
+            if more.signed.contains(*name) { "I8".into() } else { dtype_name(t.dtype()) }
+        );
         json += &t.dims().iter().map(|d| d.to_string()).collect::<Vec<_>>().join(",");
         json += &format!("],\"data_offsets\":[{at},{end}]}}");
         at = end;

@@ -194,7 +194,14 @@ mod x86 {
     /// # Safety
     /// All that is there.
     #[target_feature(enable = "avx2,fma")]
-    pub unsafe fn dots_256<const M: usize>(codes: *const u8, chunks: usize, scales: *const f32, shift: u32, x: *const f32, k: usize) -> [f32; M] {
+    pub unsafe fn dots_256<const M: usize>(
+        codes: *const u8,
+        chunks: usize,
+        scales: *const f32,
+        shift: u32,
+        x: *const f32,
+        k: usize,
+    ) -> [f32; M] {
         // SAFETY: as the caller promised.
         unsafe {
             let (low, high) = (_mm256_loadu_ps(NF4.as_ptr()), _mm256_loadu_ps(NF4.as_ptr().add(8)));
@@ -227,7 +234,14 @@ mod x86 {
     /// # Safety
     /// All that is there.
     #[target_feature(enable = "avx512f")]
-    pub unsafe fn dots_512<const M: usize>(codes: *const u8, chunks: usize, scales: *const f32, shift: u32, x: *const f32, k: usize) -> [f32; M] {
+    pub unsafe fn dots_512<const M: usize>(
+        codes: *const u8,
+        chunks: usize,
+        scales: *const f32,
+        shift: u32,
+        x: *const f32,
+        k: usize,
+    ) -> [f32; M] {
         // SAFETY: as the caller promised.
         unsafe {
             let book = _mm512_loadu_ps(NF4.as_ptr());
@@ -374,7 +388,11 @@ fn nf4_row<const M: usize>(w: &Weight, j: usize, x: &[f32], lanes: usize) -> [f3
             let (codes, scales, x) = (codes.as_ptr(), scales.as_ptr(), x.as_ptr());
             // SAFETY: the processor has these instructions (`lanes` says which); a row of codes, its scales and the rows of x are there.
             unsafe {
-                if lanes == 16 { x86::dots_512(codes, k / 64, scales, shift, x, k) } else { x86::dots_256(codes, k / 64, scales, shift, x, k) }
+                if lanes == 16 {
+                    x86::dots_512(codes, k / 64, scales, shift, x, k)
+                } else {
+                    x86::dots_256(codes, k / 64, scales, shift, x, k)
+                }
             }
         }
         #[cfg(not(target_arch = "x86_64"))]

@@ -134,7 +134,13 @@ impl QuantLinear {
             None => Quantized::nf4(codes, absmax, state.shape, state.block_size),
             Some((block_size, offset)) => {
                 let (map, absmax2) = (need("weight.nested_quant_map")?, need("weight.nested_absmax")?);
-                Quantized::nf4_double(codes, absmax, state.shape, state.block_size, DoubleQuant { map, absmax: absmax2, block_size, offset })
+                Quantized::nf4_double(
+                    codes,
+                    absmax,
+                    state.shape,
+                    state.block_size,
+                    DoubleQuant { map, absmax: absmax2, block_size, offset },
+                )
             }
         };
         QuantLinear::with_dtype(&weight.map_err(wrong)?, bias, &state.dtype).map(Some).map_err(wrong)

@@ -21,7 +21,8 @@ impl State {
     /// As Python's `json.dumps` writes it.
     pub fn to_json(&self) -> String {
         let [n, k] = self.shape;
-        let mut json = format!(r#"{{"quant_type": "nf4", "blocksize": {}, "dtype": "{}", "shape": [{n}, {k}]"#, self.block_size, self.dtype);
+        let mut json =
+            format!(r#"{{"quant_type": "nf4", "blocksize": {}, "dtype": "{}", "shape": [{n}, {k}]"#, self.block_size, self.dtype);
         if let Some((block, offset)) = self.nested {
             json += &format!(r#", "nested_blocksize": {block}, "nested_dtype": "float32", "nested_offset": {:?}"#, offset as f64);
         }
@@ -42,9 +43,10 @@ impl State {
             Some("nf4") => {}
             other => return Err(wrong(format!("quant_type is {other:?}, known is nf4"))),
         }
-        let shape: Option<Vec<usize>> = all.get("shape").and_then(Value::as_array).and_then(|s| {
-            s.iter().map(|n| n.as_u64().and_then(|n| usize::try_from(n).ok())).collect()
-        });
+        let shape: Option<Vec<usize>> = all
+            .get("shape")
+            .and_then(Value::as_array)
+            .and_then(|s| s.iter().map(|n| n.as_u64().and_then(|n| usize::try_from(n).ok())).collect());
         let Some(&[n, k]) = shape.as_deref() else {
             return Err(wrong(format!("`shape` is {}, must be [outputs, inputs]", all.get("shape").unwrap_or(&Value::Null))));
         };

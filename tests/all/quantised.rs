@@ -318,12 +318,14 @@ fn a_step_over_frozen_weights_makes_nothing_dense() -> Result<()> {
     // From a file, as a model is loaded: only what is quantised is kept.
     let path = std::env::temp_dir().join(format!("fornax-qlora-{}.safetensors", std::process::id()));
     {
-        let net: Vec<Linear> = (0..LAYERS).map(|_| Linear::try_new(WIDTH, WIDTH, Device::cpu()).map(Linear::no_bias)).collect::<Result<_>>()?;
+        let net: Vec<Linear> =
+            (0..LAYERS).map(|_| Linear::try_new(WIDTH, WIDTH, Device::cpu()).map(Linear::no_bias)).collect::<Result<_>>()?;
         net.save_safetensors(&path)?;
     }
     fornax::reset_peak();
     let start = fornax::stats().cpu_bytes;
-    let blank = || -> Result<Slot> { Ok(Slot::new(Linear { weight: Param::new(Tensor::try_zeros([WIDTH, WIDTH], Device::cpu())?), bias: None })) };
+    let blank =
+        || -> Result<Slot> { Ok(Slot::new(Linear { weight: Param::new(Tensor::try_zeros([WIDTH, WIDTH], Device::cpu())?), bias: None })) };
     let net: Vec<Slot> = (0..LAYERS).map(|_| blank()).collect::<Result<_>>()?;
     net.load_safetensors(&path)?;
     quant::quantize(&net, &QuantConfig::new(Format::NF4))?;
@@ -423,7 +425,9 @@ fn quantised_weights_load_only_where_they_belong() -> Result<()> {
     // A file for another model.
     let folder = golden("transformers/llama-nf4");
     let temp = tempfile::tempdir().unwrap();
-    let config = std::fs::read_to_string(format!("{folder}/config.json")).unwrap().replace("\"intermediate_size\": 96", "\"intermediate_size\": 128");
+    let config = std::fs::read_to_string(format!("{folder}/config.json"))
+        .unwrap()
+        .replace("\"intermediate_size\": 96", "\"intermediate_size\": 128");
     std::fs::write(temp.path().join("config.json"), config).unwrap();
     std::fs::copy(format!("{folder}/model.safetensors"), temp.path().join("model.safetensors")).unwrap();
     let e = CausalLm::load(temp.path(), LoadOptions::from(Device::cpu())).map(|_| ()).unwrap_err().to_string();
