@@ -73,7 +73,8 @@ fn dense(slot: &Slot) -> Option<Dense> {
     slot.get().walk(&mut Walk::new(&mut |path, item| match item {
         Item::Module(kind) => kinds.push(kind),
         Item::Param(p) => params.push((path.to_string(), p.clone())),
-        _ => others += 1,
+        Item::Buffer(_) | Item::Counter(_) | Item::Extra(_) | Item::Slot(_) => others += 1,
+        _ => {}
     }));
     let turned = match kinds[..] {
         ["Linear"] => false,
