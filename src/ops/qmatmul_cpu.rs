@@ -71,9 +71,8 @@ impl Weight<'_> {
 
     /// Weights of one block, from element `at` on.
     fn expand_block(&self, mut at: usize, scale: f32, mut out: &mut [f32]) {
-        if at % 2 == 1
-            && let Some((first, later)) = out.split_first_mut()
-        {
+        if at % 2 == 1 {
+            let Some((first, later)) = out.split_first_mut() else { return };
             *first = NF4[(self.codes[at / 2] & 15) as usize] * scale;
             (at, out) = (at + 1, later);
         }

@@ -198,7 +198,7 @@ impl QuantLinear {
 impl Module for QuantLinear {
     fn walk(&self, walk: &mut Walk<'_>) {
         walk.module("QuantLinear");
-        let mut buffer = |walk: &mut Walk<'_>, name: &str, b: &Buffer| walk.field(name, |walk| walk.item(Item::Buffer(b)));
+        let buffer = |walk: &mut Walk<'_>, name: &str, b: &Buffer| walk.field(name, |walk| walk.item(Item::Buffer(b)));
         match &self.parts {
             Parts::Int8 { weight, scb, weight_format } => {
                 buffer(walk, "weight", weight);

@@ -2,9 +2,8 @@
 
 use super::{Format, QuantLinear};
 use crate::io::{StateDict, safetensors};
-use crate::nn::{Forward, Item, Loaded, Module, Param, Slot, Walk};
+use crate::nn::{Item, Loaded, Module, Param, Slot, Walk};
 use crate::{Error, Result, Tensor};
-use std::collections::HashSet;
 use std::path::Path;
 
 /// Which layers [`quantize`] exchanges, and for what.
