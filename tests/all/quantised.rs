@@ -343,7 +343,7 @@ fn a_step_over_frozen_weights_makes_nothing_dense() -> Result<()> {
             Ok((Param::new(a), Param::new(b)))
         })
         .collect::<Result<_>>()?;
-    let mut optimizer = AdamW::new(adapters.iter().flat_map(|(a, b)| [a.clone(), b.clone()]).collect(), 1e-3);
+    let mut optimizer = AdamW::new(adapters.iter().flat_map(|(a, b)| [a.clone(), b.clone()]), 1e-3);
     let x = Tensor::normal([8, WIDTH], 0.0, 1.0, Device::cpu());
     x.eval()?;
     for step in 0..3 {
