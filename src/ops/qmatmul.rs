@@ -426,7 +426,7 @@ impl Tensor {
     ///
     /// ```
     /// use fornax::{Device, Tensor, quant};
-    /// let w = Tensor::randn([8, 64], Device::cpu());
+    /// let w = Tensor::normal([8, 64], 0.0, 0.02, Device::cpu());
     /// let q = quant::nf4(&w, 64, false)?;
     /// let x = Tensor::ones([3, 2, 64], Device::cpu());
     /// assert_eq!(x.qmatmul(&q).dims(), [3, 2, 8]);

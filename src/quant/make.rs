@@ -31,9 +31,9 @@ pub fn dynamic_map() -> [f32; 256] {
     let mut at = 0;
     for i in 0..7i32 {
         let n = 1usize << i;
-        // n + 1 bounds from 0.1 to 1, from both ends as PyTorch's linspace, and the means of neighbours.
+        // n + 1 bounds from 0.1 to 1, from both ends and rounded once each as PyTorch's linspace, and the means of neighbours.
         let step = (1.0f32 - 0.1) / n as f32;
-        let bound = |j: usize| if j < n.div_ceil(2) { 0.1 + step * j as f32 } else { 1.0 - step * (n - j) as f32 };
+        let bound = |j: usize| if j < n.div_ceil(2) { step.mul_add(j as f32, 0.1) } else { (-step).mul_add((n - j) as f32, 1.0) };
         let decade = 10f64.powi(i - 6) as f32;
         for j in 0..n {
             let value = decade * ((bound(j) + bound(j + 1)) / 2.0);

@@ -213,7 +213,8 @@ fn hostile_files_are_errors() -> Result<()> {
         (state, bytes("{")?, "JSON"),
         (state, bytes(&json.replace("nf4", "fp4"))?, "fp4"),
         (state, bytes(&json.replace("[4, 64]", "[18446744073709551615, 64]"))?, "elements"),
-        (state, bytes(&json.replace("[4, 64]", "[4000000000, 4000000000]"))?, "of codes"),
+        (state, bytes(&json.replace("[4, 64]", "[4000000, 64]"))?, "of codes"),
+        (state, bytes(&json.replace("[4, 64]", "[4000000000, 4000000000]"))?, "elements"),
         (state, bytes(&json.replace("[4, 64]", "[64, 4]"))?, "must be [4, 64]"),
         (state, bytes(&json.replace("\"blocksize\": 64", "\"blocksize\": 0"))?, "block size"),
         (state, bytes(&json.replace("\"nested_blocksize\": 256", "\"nested_blocksize\": 1"))?, "block size"),
@@ -392,7 +393,7 @@ fn quality_of_a_trained_model() -> Result<()> {
     };
     let mut optimizer = AdamW::new(model.parameters(), 4e-3);
     let mut at = 7usize;
-    for _ in 0..150 {
+    for _ in 0..600 {
         let starts: Vec<usize> = (0..8)
             .map(|_| {
                 at = (at * 1_103_515_245 + 12_345) % (1 << 31);
@@ -406,7 +407,7 @@ fn quality_of_a_trained_model() -> Result<()> {
     let perplexity = |model: &CausalLm| -> Result<f32> { Ok(no_grad(|| loss(model, batch(test, &starts)?))?.item::<f32>()?.exp()) };
     let exact = perplexity(&model)?;
     println!("f32: perplexity {exact:.3}");
-    assert!(exact < 16.0, "the model has not learnt: {exact}");
+    assert!(exact < 12.0, "the model has not learnt: {exact}");
     let nf4 = |double| Format::Nf4 { block_size: 64, double };
     for (name, format, bound) in [("8 bits", Format::Int8, 0.005), ("NF4", nf4(false), 0.08), ("NF4, double", nf4(true), 0.08)] {
         let twin = CausalLm::new(&config, d)?;
