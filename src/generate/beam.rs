@@ -49,10 +49,7 @@ pub(super) fn search(begun: Begun<'_>, chain: &Chain<'_>, rows: usize, vocabular
     // The first logits have one row a prompt, the others one a beam.
     let (mut logits, mut first) = (logits, true);
     for len in 1.. {
-        let mut settle = vec![&logits];
-        settle.extend(session.state());
-        crate::eval(&settle)?;
-        let host = logits.to_vec::<f32>()?;
+        let host = logits.to_vec_with::<f32>(&session.state())?;
         let (mut parents, mut next) = (Vec::new(), Vec::new());
         let mut goes_on = false;
         for (r, row) in all.iter_mut().enumerate() {

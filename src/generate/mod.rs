@@ -268,12 +268,10 @@ impl Stream<'_> {
         let (chosen, ids) = if self.chain.is_plain() {
             // The choice stays on the device: the next pass does not wait for the host to send it.
             let ids = logits.try_argmax(-1)?;
-            self.settle(&ids)?;
-            let host = ids.to_vec::<i32>()?;
+            let host = ids.to_vec_with::<i32>(&self.session.state())?;
             (host.into_iter().map(|t| t as u32).collect::<Vec<_>>(), ids.try_reshape([rows, 1])?)
         } else {
-            self.settle(&logits)?;
-            let mut host = logits.to_vec::<f32>()?;
+            let mut host = logits.to_vec_with::<f32>(&self.session.state())?;
             let width = host.len() / rows.max(1);
             let mut chosen = Vec::with_capacity(rows);
             for (i, row) in host.chunks_exact_mut(width.max(1)).enumerate() {
@@ -292,13 +290,6 @@ impl Stream<'_> {
             }
         }
         Ok(out)
-    }
-
-    /// Computes what is to be read and the cache in one flush.
-    fn settle(&self, wanted: &Tensor) -> Result<()> {
-        let mut all = vec![wanted];
-        all.extend(self.session.state());
-        crate::eval(&all)
     }
 }
 

@@ -342,6 +342,34 @@ impl<'a> Fuser<'a> {
                 fits && shares && all.len() + g.members.len() < MAX_BUFFERS && g.cost + needs[i].cost <= 2 * MAX_COST
             };
             let found = if fuse { candidates.iter().rev().take(4).copied().find(|&g| joins(&groups[g])) } else { None };
+            // Two owners' updates that read one old value, of which the first is the last member of a group that has no room for the second: they
+            // leave together, for the first, running alone before, could not take the old value's memory.
+            let parted = |g: usize| {
+                let (&last, rest) = groups[g].members.split_last().filter(|(_, rest)| !rest.is_empty())?;
+                let (theirs, own) = (reads(&needs[last].operands), reads(list));
+                let old = |r: &Ref| matches!(*r, Ref::Leaf(l, _) if claim.leaves[l as usize].donated) && own.contains(r);
+                let updates = e.root && claim.entries[last].root && theirs.iter().any(old);
+                let fits = list.iter().all(|(r, _, l)| match r {
+                    Some(Ref::Entry(j, _)) if *j as usize == last => l.is_identity() && l.numel() == shape.numel(),
+                    Some(Ref::Entry(j, _)) => (*j as usize) < last,
+                    _ => true,
+                });
+                let all: HashSet<Ref> =
+                    theirs.into_iter().chain(own).filter(|r| !matches!(r, Ref::Entry(j, _) if *j as usize == last)).collect();
+                let room = all.len() + 1 < MAX_BUFFERS && needs[last].cost + needs[i].cost <= 2 * MAX_COST;
+                (updates && fits && room).then(|| (g, last, rest.to_vec()))
+            };
+            let pair = if fuse && found.is_none() { candidates.iter().rev().take(4).find_map(|&g| parted(g)) } else { None };
+            let found = found.or_else(|| {
+                let (g, last, rest) = pair?;
+                let member = |r: &Ref| matches!(r, Ref::Entry(j, _) if rest.contains(&(*j as usize)));
+                let left = rest.iter().flat_map(|&m| reads(&needs[m].operands)).filter(|r| !member(r)).collect();
+                groups[g] = Group { cost: rest.iter().map(|&m| needs[m].cost).sum(), members: rest, reads: left };
+                let theirs = reads(&needs[last].operands).into_iter().collect();
+                groups.push(Group { members: vec![last], reads: theirs, cost: needs[last].cost });
+                candidates.push(groups.len() - 1);
+                Some(groups.len() - 1)
+            });
             let g = found.unwrap_or_else(|| {
                 groups.push(Group { members: Vec::new(), reads: HashSet::new(), cost: 0 });
                 candidates.push(groups.len() - 1);

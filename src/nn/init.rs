@@ -234,8 +234,8 @@ fn erfinv(x: &Tensor) -> Result<Tensor> {
         2.83297682,
     ];
     let horner = |w: &Tensor, c: &[f64; 9]| c[1..].iter().try_fold(w.try_full_like(c[0])?, |p, &c| p.try_mul(w)?.try_add(c));
-    // At ±1, where the result is infinite, it stays finite.
-    let w = x.try_square()?.try_neg()?.try_add(1.0)?.try_maximum(1e-30)?.try_log()?.try_neg()?;
+    // At ±1, where the result is infinite, it is that of the number before: one draw of 2²⁴ must not be hundreds of deviations away.
+    let w = x.try_square()?.try_neg()?.try_add(1.0)?.try_maximum(2f64.powi(-24))?.try_log()?.try_neg()?;
     let middle = horner(&w.try_sub(2.5)?, &MIDDLE)?;
     let tail = horner(&w.try_sqrt()?.try_sub(3.0)?, &TAIL)?;
     w.try_lt(5.0)?.try_where(middle, tail)?.try_mul(x)
@@ -281,6 +281,9 @@ mod tests {
         close(std(&trunc_normal([100, 100], 0.0, 1.0, -1.0, 1.0, cpu)?)?, 0.5396);
         close(trunc_normal([100, 100], 0.0, 1.0, 0.0, 10.0, cpu)?.mean(()).item()?, (2.0 / std::f64::consts::PI).sqrt());
         close(trunc_normal([100, 100], 3.0, 0.1, -2.0, 9.0, cpu)?.mean(()).item()?, 3.0);
+        // Uniform numbers reach the ends of their range.
+        let ends = erfinv(&Tensor::from_slice(&[-1f32, 1.0, 0.5], 3, cpu)?)?.to_vec::<f32>()?;
+        assert!(ends[0] == -ends[1] && (3.7..4.0).contains(&ends[1]) && (ends[2] - 0.476_936_3).abs() < 1e-6, "{ends:?}");
         assert!(trunc_normal(3, 0.0, 0.0, -2.0, 2.0, cpu).is_err());
         assert!(trunc_normal(3, 0.0, 1.0, 2.0, -2.0, cpu).is_err());
         Ok(())

@@ -5,7 +5,7 @@
 
 use crate::backend::cpu::CpuCtx;
 use crate::backend::cpu::simd::multiversion;
-use crate::backend::cpu::threads::{each, each_chunk};
+use crate::backend::cpu::threads::{each, each_chunk, split};
 use crate::layout::Layout;
 use crate::{DType, Result};
 use smallvec::SmallVec;
@@ -113,11 +113,14 @@ pub(crate) unsafe fn product<T: Real>(m: usize, n: usize, k: usize, c: Mat<T>, a
         });
         return;
     }
-    let threads = if parallel && m * n * k >= SERIAL { gemm::Parallelism::Rayon(0) } else { gemm::Parallelism::None };
-    // SAFETY: the caller's promise.
-    unsafe {
-        gemm::gemm(m, n, k, c.ptr, c.cs, c.rs, add, a.ptr, a.cs, a.rs, b.ptr, b.cs, b.rs, T::ONE, T::ONE, false, false, false, threads)
-    }
+    let run = move |threads| {
+        let (c, a, b) = (c, a, b);
+        // SAFETY: the caller's promise.
+        unsafe {
+            gemm::gemm(m, n, k, c.ptr, c.cs, c.rs, add, a.ptr, a.cs, a.rs, b.ptr, b.cs, b.rs, T::ONE, T::ONE, false, false, false, threads)
+        }
+    };
+    if parallel && m * n * k >= SERIAL { split(|| run(gemm::Parallelism::Rayon(0))) } else { run(gemm::Parallelism::None) }
 }
 
 multiversion! {

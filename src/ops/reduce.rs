@@ -311,8 +311,8 @@ fn norm_of(x: &Tensor, p: f64, axes: &Axes) -> Result<(Tensor, SmallVec<[bool; 6
     if !x.dtype().is_float() {
         return Err(Error::dtype("norm", &[x.dtype()], "a float dtype: cast() first"));
     }
-    if p.is_nan() || p < 0.0 {
-        return Err(Error::argument("norm", format!("p = {p}: 0 (the count of nonzeros), a positive number, or infinity is wanted")));
+    if p.is_nan() {
+        return Err(Error::argument("norm", "p = NaN: a number or ±infinity is wanted"));
     }
     let flags = flags("norm", x, axes)?;
     let full = autocast::raised(x)?;
@@ -320,6 +320,11 @@ fn norm_of(x: &Tensor, p: f64, axes: &Axes) -> Result<(Tensor, SmallVec<[bool; 6
     let wide = x.try_cast(x.dtype().compute())?;
     let y = if p == f64::INFINITY {
         reduce(ReduceKind::Max, &wide.try_abs()?, &flags)?
+    } else if p == f64::NEG_INFINITY {
+        reduce(ReduceKind::Min, &wide.try_abs()?, &flags)?
+    } else if p < 0.0 {
+        // A zero makes the sum infinite and the norm 0.
+        reduce(ReduceKind::Sum, &wide.try_abs()?.try_pow(p)?, &flags)?.try_pow(1.0 / p)?
     } else if p == 0.0 {
         reduce(ReduceKind::Sum, &wide.try_ne(0.0)?.try_cast(wide.dtype())?, &flags)?
     } else if p == 1.0 {
@@ -439,7 +444,8 @@ impl Tensor {
         root(&variance("std", self, &axes.into(), correction)?.0, Tensor::try_sqrt)
     }
 
-    /// The p-norm `(Σ |x|ᵖ)^(1/p)` over the axes (`()`: all); p = ∞ is the largest |x|, p = 0 the count of nonzeros. Its gradient at 0 is 0.
+    /// The p-norm `(Σ |x|ᵖ)^(1/p)` over the axes (`()`: all); p = ∞ is the largest |x|, p = −∞ the smallest, p = 0 the count of
+    /// nonzeros. Its gradient at 0 is 0 where p > 0.
     ///
     /// ```
     /// use fornax::{Device, Tensor};
@@ -449,7 +455,7 @@ impl Tensor {
     /// ```
     ///
     /// # Errors
-    /// An axis out of range or named twice; a dtype that is no float; a negative p.
+    /// An axis out of range or named twice; a dtype that is no float; p = NaN.
     pub fn try_norm(&self, p: f64, axes: impl Into<Axes>) -> Result<Tensor> {
         let (y, flags) = norm_of(self, p, &axes.into())?;
         squeeze(y, &flags)

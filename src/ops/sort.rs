@@ -6,7 +6,7 @@
 use super::movement::{by_size, computed, each, par_each, reads, writes};
 use super::scatter::{Mode, Scatter, scatter};
 use crate::backend::cpu::CpuCtx;
-use crate::backend::cpu::threads::Shared;
+use crate::backend::cpu::threads::{self, Shared};
 use crate::codegen::dispatch::{Dispatch, GpuKernel, GpuStep, Slot, grid};
 use crate::codegen::wgsl::preprocess;
 use crate::graph::{Cut, GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record_all};
@@ -71,7 +71,7 @@ fn order_front<K: Ord + Send>(keys: &mut [K], keep: usize) {
     }
     let front = if keep < n / 2 { &mut keys[..keep] } else { keys };
     if front.len() > 64 << 10 {
-        front.par_sort_unstable();
+        threads::split(|| front.par_sort_unstable());
     } else {
         front.sort_unstable();
     }

@@ -260,10 +260,6 @@ impl<R: Rule> Core<R> {
                     }
                 };
                 let tick = &ticks[at].1;
-                if tick.taken.is_some() {
-                    // Several read it, one of them to see whether it is finite: it is computed once.
-                    roots.push(g.clone());
-                }
                 let names = group.rule.state();
                 let mut new = State::new();
                 slot.param.update(|w| {

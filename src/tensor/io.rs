@@ -7,6 +7,7 @@ use crate::graph::node::with_grad;
 use crate::graph::{Meta, Node, flush, run::check_cpu_fault};
 use crate::stats::{COUNTERS, count};
 use crate::{DType, Device, Element, Error, Result, Shape, Tensor};
+use smallvec::SmallVec;
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -91,11 +92,16 @@ impl Tensor {
         Ok(Node::leaf(device, Meta::new(dtype, shape), Arc::new(storage), false))
     }
 
-    /// Evaluates; the value in row-major order, and the first element and the length of it in the memory.
-    fn evaluated(&self) -> Result<(Arc<Storage>, usize, usize)> {
+    /// Evaluates, with others in the same flush; the value in row-major order, and the first element and the length of it in the memory. To be read
+    /// at once.
+    fn evaluated(&self, others: &[&Tensor]) -> Result<(Arc<Storage>, usize, usize)> {
         let whole =
             if self.layout().is_contiguous() { Cow::Borrowed(self) } else { Cow::Owned(with_grad(false, || self.try_contiguous())?) };
-        whole.eval()?;
+        let roots: SmallVec<[Tensor; 4]> = [&*whole].iter().chain(others).map(|&t| t.clone()).collect();
+        #[cfg(feature = "wgpu")]
+        crate::backend::gpu::before_a_read(|| flush::flush(&roots))?;
+        #[cfg(not(feature = "wgpu"))]
+        flush::flush(&roots)?;
         count(&COUNTERS.reads, 1);
         let Some(storage) = whole.storage() else {
             return Err(Error::Kernel { op: "read".into(), message: "no value after a flush: please report this as a bug".into() });
@@ -105,7 +111,11 @@ impl Tensor {
 
     /// Evaluates and shows the bytes of the elements in row-major order.
     pub(crate) fn with_bytes<R>(&self, f: impl FnOnce(&[u8]) -> R) -> Result<R> {
-        let (storage, start, len) = self.evaluated()?;
+        self.with_bytes_and(&[], f)
+    }
+
+    fn with_bytes_and<R>(&self, others: &[&Tensor], f: impl FnOnce(&[u8]) -> R) -> Result<R> {
+        let (storage, start, len) = self.evaluated(others)?;
         let size = self.dtype().size();
         match &*storage {
             Storage::Cpu(b) => {
@@ -134,7 +144,7 @@ impl Tensor {
 
     /// Evaluates, and starts bringing the bytes of the elements in row-major order to the host.
     fn start_read(&self) -> Result<Bytes> {
-        let (storage, start, len) = self.evaluated()?;
+        let (storage, start, len) = self.evaluated(&[])?;
         match &*storage {
             Storage::Cpu(b) => {
                 check_cpu_fault()?;
@@ -225,6 +235,29 @@ impl Tensor {
             return with_grad(false, || host.try_cast(T::DTYPE))?.to_vec();
         }
         self.with_bytes(elements)
+    }
+
+    /// As [`to_vec`](Tensor::to_vec), with other tensors computed in the same flush: on a GPU they and the read are one submit.
+    ///
+    /// # Errors
+    /// As [`to_vec`](Tensor::to_vec).
+    ///
+    /// ```
+    /// use fornax::{Device, Tensor};
+    /// let state = Tensor::arange(0, 4, 1, Device::cpu()) * 2;
+    /// let chosen = state.argmax(0);
+    /// assert_eq!(chosen.to_vec_with::<i32>(&[&state])?, [3]);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
+    pub fn to_vec_with<T: Element>(&self, others: &[&Tensor]) -> Result<Vec<T>> {
+        if self.dtype() != T::DTYPE && T::DTYPE.on_gpu() {
+            return with_grad(false, || self.try_cast(T::DTYPE))?.with_bytes_and(others, elements);
+        }
+        if self.dtype() != T::DTYPE {
+            eval(&[others, &[self]].concat())?;
+            return self.to_vec();
+        }
+        self.with_bytes_and(others, elements)
     }
 
     /// The value of a tensor of one element, converted to `T` if need be.

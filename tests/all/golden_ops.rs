@@ -161,6 +161,9 @@ fn reductions(name: &str) -> Option<Case> {
         "norm1" => Box::new(move |x| x.try_norm(1.0, over.clone())),
         "norm2" => Box::new(move |x| x.try_norm(2.0, over.clone())),
         "norm3" => Box::new(move |x| x.try_norm(3.0, over.clone())),
+        "normneg1" => Box::new(move |x| x.try_norm(-1.0, over.clone())),
+        "normneg2" => Box::new(move |x| x.try_norm(-2.5, over.clone())),
+        "normneginf" => Box::new(move |x| x.try_norm(f64::NEG_INFINITY, over.clone())),
         "norminf" => Box::new(move |x| x.try_norm(f64::INFINITY, over.clone())),
         "logsumexp" => Box::new(move |x| x.try_logsumexp(over.clone())),
         "max" => Box::new(move |x| x.try_max(over.clone())),
@@ -302,6 +305,7 @@ fn functions_agree_with_pytorch() {
 #[test]
 fn reductions_agree_with_pytorch() {
     assert_eq!(run("reductions", &reductions), 106);
+    assert_eq!(run("norms", &reductions), 9);
 }
 
 #[test]

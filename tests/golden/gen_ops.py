@@ -264,3 +264,9 @@ rows = torch.sort(distinct(3, 8), 1).values
 case("searchsorted_rows", lambda e, v: torch.searchsorted(e, v), diff=(), e=rows, v=randn(3, 5))
 case("unique", lambda i: dict(zip(("counts", "inverse", "y"), reversed(torch.unique(i, return_inverse=True, return_counts=True)))), i=ints(-3, 4, 4, 5))
 save("sorting")
+
+# Norms of negative order.
+for name, axes in {"all": [0, 1, 2], "middle": [1], "outer": [0, 2]}.items():
+    for kind, p in {"normneg1": -1.0, "normneg2": -2.5, "normneginf": -float("inf")}.items():
+        case(f"{kind}_{name}", lambda x, p=p: torch.linalg.vector_norm(x, p, dim=axes), x=distinct(3, 4, 5) + 0.01)
+save("norms")

@@ -575,7 +575,7 @@ mod tests {
 
     #[test]
     fn neither_threads_nor_strides_nor_fusion_change_a_bit() {
-        let pools: Vec<rayon::ThreadPool> = [1, 2, 3].map(|n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap()).into();
+        let pools: Vec<rayon::ThreadPool> = [1, 2, 3].map(|n| crate::backend::cpu::threads::workers(n).unwrap()).into();
         let cases: [(&[usize], &[bool]); 10] = [
             (&[700_001], &[true]),
             (&[3, 200_001], &[false, true]),

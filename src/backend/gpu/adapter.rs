@@ -164,6 +164,7 @@ fn create(adapter: &wgpu::Adapter, number: usize) -> Result<Gpu> {
         disk,
         bind_groups: Mutex::new(run::BindGroups::default()),
         staging: read::Staging::default(),
+        held: Mutex::default(),
         fault,
         faults: Mutex::default(),
         lost,

@@ -161,6 +161,7 @@ impl Gpu {
 
     /// Gives the pooled memory back to the driver.
     pub fn trim(&self) {
+        self.submit_held();
         self.pool.drain();
         lock(&self.bind_groups).clear();
         self.staging.clear();
@@ -185,8 +186,9 @@ impl Gpu {
     }
 
     /// Fills a buffer that no kernel has been given yet. wgpu copies these bytes when the next submit *starts*: every earlier use of the
-    /// buffer is in an earlier submit, because [`run`](Gpu::run) submits before it returns.
+    /// buffer is in an earlier submit, because [`run`](Gpu::run) submits before it returns, or holds back what is submitted here first.
     fn write(&self, buffer: &GpuBuffer, bytes: &[u8]) -> Result<()> {
+        self.submit_held();
         let whole = bytes.len() & !15;
         let mut at = 0;
         while at < bytes.len() {
@@ -215,6 +217,14 @@ impl Gpu {
     pub(super) fn submit(&self, commands: Option<wgpu::CommandBuffer>) -> wgpu::SubmissionIndex {
         self.counters.unsubmitted.store(0, Ordering::Relaxed);
         self.counters.submits.fetch_add(1, Ordering::Relaxed);
-        self.queue.submit(commands)
+        let mut held = lock(&self.held);
+        self.queue.submit(held.drain(..).chain(commands))
+    }
+
+    /// Submits commands that were held back for a read.
+    pub(super) fn submit_held(&self) {
+        if !lock(&self.held).is_empty() {
+            self.submit(None);
+        }
     }
 }

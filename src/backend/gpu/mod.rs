@@ -24,6 +24,7 @@ pub(crate) use tests::test_gpu;
 use crate::backend::Fault;
 use crate::codegen::dispatch::Caps;
 use crate::{Error, Result};
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
@@ -45,6 +46,8 @@ pub(crate) struct Gpu {
     disk: Option<disk::DiskCache>,
     bind_groups: Mutex<run::BindGroups>,
     staging: read::Staging,
+    /// Commands that wait for the read that follows them, to be submitted with it: before anything else that the queue is given.
+    held: Mutex<Vec<wgpu::CommandBuffer>>,
     fault: wgpu::Buffer,
     /// The faults that kernels can report, in the order in which their ops were first planned; see `fault_word`.
     faults: Mutex<Vec<Fault>>,
@@ -120,6 +123,7 @@ impl Gpu {
 
     /// Waits until everything submitted has run.
     pub fn wait(&self) -> Result<()> {
+        self.submit_held();
         let done = self.device.poll(wgpu::PollType::wait_indefinitely());
         self.alive()?;
         done.map(drop).map_err(|e| self.failed("wait", e.to_string()))
@@ -170,6 +174,18 @@ impl Gpu {
         }
         (value, error)
     }
+}
+
+thread_local! {
+    static HOLD: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs a flush, of this thread, that a read follows at once: its last commands may wait for the read's.
+pub(crate) fn before_a_read<R>(flush: impl FnOnce() -> R) -> R {
+    let before = HOLD.replace(true);
+    let result = flush();
+    HOLD.set(before);
+    result
 }
 
 fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -167,10 +167,17 @@ impl Gpu {
         let (done, error) = self.scoped(|| {
             // Held until the submit, so that another thread's replay of this plan cannot change the parameters in between.
             let mut blocks = lock(&plan.blocks);
+            // The parameters that are written next would change those of commands that are held back.
+            self.submit_held();
             let mut timer = self.profiler.as_ref().and_then(|p| p.timer(&self.device));
             let commands = self.encode(plan, &mut blocks, buffers, word, timer.as_mut())?;
-            for c in commands {
-                self.submit(Some(c));
+            let mut commands = commands.into_iter().peekable();
+            while let Some(c) = commands.next() {
+                if commands.peek().is_none() && super::HOLD.get() && timer.is_none() {
+                    lock(&self.held).push(c);
+                } else {
+                    self.submit(Some(c));
+                }
             }
             Ok(timer)
         });

@@ -86,7 +86,13 @@ impl Planner<'_> {
         if !self.device.is_gpu() {
             self.pack(&mut plan);
         }
-        plan.wide = self.slots.iter().any(|s| s.bytes >= WIDE);
+        // What a reduction generates itself (`full(…).mean()`) lies in no buffer.
+        let domain = |s: &Step| match &s.work {
+            Work::Fused(k) => 4 * k.shape.numel(),
+            Work::Reduce(k) => 4 * k.shape.numel(),
+            Work::Op { .. } => 0,
+        };
+        plan.wide = self.slots.iter().any(|s| s.bytes >= WIDE) || self.steps.iter().any(|s| domain(s) >= WIDE);
         plan.results.iter_mut().for_each(|s| *s = self.slots[*s].buffer);
         let map: Vec<usize> = self.slots.iter().map(|s| s.buffer).collect();
         plan.steps = std::mem::take(&mut self.steps);

@@ -2,6 +2,7 @@
 
 use super::{floats, losses};
 use crate::ops::ctc::ctc;
+use crate::ops::movement::narrowed;
 use crate::{DType, Error, Reduction, Result, Tensor};
 
 /// Labels that stand one behind the other, `[Σ lengths]`, as rows `[N, Σ lengths]` of which each holds its own in front. No length is read.
@@ -50,7 +51,7 @@ losses! {
         }
         let single = x.rank() == 2;
         let lift = |t: &Tensor, axis: isize| if single { t.try_unsqueeze(axis) } else { Ok(t.clone()) };
-        let (x, inputs, labels) = (lift(&x, 1)?, lift(input_lengths, 0)?.try_cast(DType::I32)?, lift(target_lengths, 0)?.try_cast(DType::I32)?);
+        let (x, inputs, labels) = (lift(&x, 1)?, narrowed(&lift(input_lengths, 0)?)?, narrowed(&lift(target_lengths, 0)?)?);
         let fits = x.rank() == 3 && [&inputs, &labels].iter().all(|t| t.dims() == &x.dims()[1..2]) && match targets.dims() {
             [_] => true,
             [n, _] => *n == x.dims()[1],
@@ -64,7 +65,7 @@ losses! {
         if s.blank >= x.dims()[2] {
             return Err(Error::argument(op, format!("blank {}: one of the {} classes is wanted", s.blank, x.dims()[2])));
         }
-        let targets = targets.try_cast(DType::I32)?;
+        let targets = narrowed(targets)?;
         let targets = match targets.rank() {
             1 if single => targets.try_unsqueeze(0)?,
             1 => apart(&targets, &labels)?,

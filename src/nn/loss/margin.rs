@@ -1,6 +1,7 @@
 //! Losses that count what falls short of a margin.
 
 use super::{class_factor, factor, finish, floats, losses, same_shape, times};
+use crate::ops::movement::narrowed;
 use crate::{DType, Error, Result, Tensor};
 
 /// An input `[N, C]` or `[C]` of classes as `[N, C]`, and integer targets of it as `[N, ..]`.
@@ -19,7 +20,7 @@ fn rows(op: &'static str, input: &Tensor, target: &Tensor, labels: bool) -> Resu
             if labels { "an input [N, C] or [C], and targets of its shape" } else { "an input [N, C] and targets [N], or [C] and []" };
         return Err(Error::shape(op, &[input.shape(), target.shape()], expected));
     }
-    let target = target.try_cast(DType::I32)?;
+    let target = narrowed(target)?;
     match input.rank() {
         1 => Ok((input.try_unsqueeze(0)?, target.try_unsqueeze(0)?)),
         _ => Ok((input.clone(), target)),
