@@ -6,7 +6,8 @@ use common::models::{Gpt, GptSize, Llama, Recurrent, cnn, mlp, resnet18};
 use common::{Bench, Work, finish};
 use fornax::nn::{Forward, cross_entropy};
 use fornax::optim::{AdamW, Optimizer};
-use fornax::{Result, Tensor};
+use fornax::quant::Format;
+use fornax::{Device, Result, Tensor};
 
 /// One step: forward, backward, update. The updated parameters are what is waited for.
 fn train(model: impl Forward, x: Tensor, y: Tensor) -> impl FnMut() -> Result<()> {
@@ -46,18 +47,14 @@ fn training(b: &mut Bench) -> Result<()> {
     })
 }
 
-fn decoding(b: &mut Bench) -> Result<()> {
-    let (w, m) = (Llama::WIDTH as f64, Llama::MIDDLE as f64);
-    let layers = Llama::LAYERS as f64 * (4.0 * w * w + 3.0 * w * m);
-    let head = w * Llama::VOCABULARY as f64;
-    let all = layers + head;
-    let one = Work { flops: 2.0 * all, bytes: 4.0 * all, items: 1.0, memory_bound: true };
-    b.row("llama_decode1", "d768 L12 h12 ff2048 V32000 ctx16-80", one, |b| {
-        let (model, device) = (Llama::new(b.device)?, b.device);
+/// Tokens one at a time: positions 16 to 79, then again from the prompt.
+fn decode(b: &mut Bench, name: &str, shape: &str, work: Work, model: impl FnOnce(Device) -> Result<Llama>) -> Result<()> {
+    b.row(name, shape, work, |b| {
+        let (model, device) = (model(b.device)?, b.device);
+        println!("{name}: {} bytes of matrices", model.bytes());
         let prompt = Tensor::from_vec((0..16).collect::<Vec<i32>>(), [1, 16], device)?;
         let (mut p, mut token) = (80, 0);
         let next = move |model: &Llama, ids: &Tensor, p: usize| model.forward(ids, p)?.try_argmax(-1)?.item::<i32>();
-        // Positions 16 to 79, then again from the prompt.
         Ok(move || {
             if p >= 80 {
                 token = next(&model, &prompt, 0)?;
@@ -67,7 +64,22 @@ fn decoding(b: &mut Bench) -> Result<()> {
             p += 1;
             Ok(())
         })
-    })?;
+    })
+}
+
+fn decoding(b: &mut Bench) -> Result<()> {
+    let (w, m) = (Llama::WIDTH as f64, Llama::MIDDLE as f64);
+    let layers = Llama::LAYERS as f64 * (4.0 * w * w + 3.0 * w * m);
+    let head = w * Llama::VOCABULARY as f64;
+    let all = layers + head;
+    let one = Work { flops: 2.0 * all, bytes: 4.0 * all, items: 1.0, memory_bound: true };
+    const SHAPE: &str = "d768 L12 h12 ff2048 V32000 ctx16-80";
+    decode(b, "llama_decode1", SHAPE, one, Llama::new)?;
+    // Every matrix is quantised but the table of tokens. The bytes of a token are those of the codes and scales.
+    for (name, format, bits) in [("llama_int8", Format::Int8, 8.03), ("llama_nf4", Format::NF4, 4.13)] {
+        let work = Work { bytes: bits / 8.0 * all, ..one };
+        decode(b, name, SHAPE, work, |d| Llama::quantised(d, format))?;
+    }
     let whole = Work { flops: 2.0 * 128.0 * layers + 2.0 * head, bytes: 4.0 * all, items: 128.0, memory_bound: false };
     b.op("llama_prefill128", "d768 L12 h12 ff2048 V32000", whole, |b| {
         let model = Llama::new(b.device)?;

@@ -2,7 +2,8 @@
 
 mod common;
 
-use common::{Bench, bytes, flops};
+use common::{Bench, Work, bytes, flops};
+use fornax::quant::{self, Format};
 use fornax::{Attention, ConvOptions, PoolOptions, Result};
 
 fn products(b: &mut Bench) -> Result<()> {
@@ -17,6 +18,36 @@ fn products(b: &mut Bench) -> Result<()> {
         let (x, y) = (b.normal([32, 128, 64])?, b.normal([32, 64, 128])?);
         Ok(move || x.try_matmul(&y))
     })
+}
+
+/// Products with quantised weights in the shapes of decoding (a row), and of a prompt. The bytes are those of the codes and scales.
+fn quantised(b: &mut Bench) -> Result<()> {
+    for (m, n, k) in [(1usize, 768usize, 768usize), (1, 2048, 768), (1, 768, 2048), (1, 4096, 4096), (4, 4096, 4096), (128, 4096, 4096)] {
+        let (elements, shape) = ((n * k) as f64, format!("{m}x{k} by [{n}, {k}]"));
+        let work = |bits: f64| {
+            let (flops, bytes) = (2.0 * m as f64 * elements, bits / 8.0 * elements);
+            Work { flops, bytes, memory_bound: m < 8, ..Work::default() }
+        };
+        b.op("linear_f32", &shape, work(32.0), |b| {
+            let (x, w) = (b.normal([m, k])?, b.normal([n, k])?);
+            Ok(move || x.try_linear(&w, None))
+        })?;
+        for (name, format, bits) in [
+            ("qmatmul_int8", Format::Int8, 8.0),
+            ("qmatmul_nf4", Format::Nf4 { block_size: 64, double: false }, 4.5),
+            ("qmatmul_nf4_double", Format::NF4, 4.127),
+        ] {
+            b.op(name, &shape, work(bits), |b| {
+                let (x, w) = (b.normal([m, k])?, b.normal([n, k])?);
+                let q = match format {
+                    Format::Int8 => quant::int8(&w)?,
+                    Format::Nf4 { block_size, double } => quant::nf4(&w, block_size, double)?,
+                };
+                Ok(move || x.try_qmatmul(&q))
+            })?;
+        }
+    }
+    Ok(())
 }
 
 fn rows(b: &mut Bench) -> Result<()> {
@@ -101,6 +132,7 @@ fn sorted(at: &fornax::Tensor) -> Result<()> {
 fn main() -> Result<()> {
     let mut b = Bench::from_args()?;
     products(&mut b)?;
+    quantised(&mut b)?;
     rows(&mut b)?;
     images(&mut b)?;
     attention(&mut b)?;

@@ -1,5 +1,7 @@
 //! Fornax is a deep learning framework for every GPU that speaks Vulkan, Metal or DX12, and for the CPU.
 #![deny(missing_docs)]
+// Whether a tensor is `Sync` is a question about every type down to the shaders of `wgpu`.
+#![recursion_limit = "256"]
 extern crate self as fornax;
 
 pub mod align;
@@ -23,6 +25,7 @@ mod ops;
 pub mod optim;
 #[cfg(feature = "plot")]
 pub mod plot;
+pub mod quant;
 mod rng;
 mod shape;
 mod stats;

@@ -2,6 +2,7 @@
 
 use fornax::models::{ResNet, ResNetConfig};
 use fornax::nn::{self, Conv2d, Embedding, Forward, LayerNorm, Linear, Module};
+use fornax::quant::{self, Format, Quantized};
 use fornax::{Attention, Device, Result, Tensor};
 
 /// A perceptron, 784-512-512-10.
@@ -122,17 +123,39 @@ impl Forward for Gpt {
     }
 }
 
+/// A matrix of a [`Llama`].
+enum Matrix {
+    Dense(Tensor),
+    Quantised(Quantized),
+}
+
+impl Matrix {
+    fn of(self: &Matrix, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Matrix::Dense(w) => x.try_linear(w, None),
+            Matrix::Quantised(w) => x.try_qmatmul(w),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Matrix::Dense(w) => 4 * w.numel(),
+            Matrix::Quantised(w) => w.bytes(),
+        }
+    }
+}
+
 /// One layer's weights of a [`Llama`].
 struct LlamaLayer {
     norm1: Tensor,
     norm2: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    o: Tensor,
-    gate: Tensor,
-    up: Tensor,
-    down: Tensor,
+    q: Matrix,
+    k: Matrix,
+    v: Matrix,
+    o: Matrix,
+    gate: Matrix,
+    up: Matrix,
+    down: Matrix,
     keys: nn::Buffer,
     values: nn::Buffer,
 }
@@ -140,7 +163,7 @@ struct LlamaLayer {
 /// A Llama-like decoder with a cache of keys and values: 12 layers of 768, 12 heads, 2048 in the middle, 32,000 words.
 pub struct Llama {
     embedding: Tensor,
-    out: Tensor,
+    out: Matrix,
     norm: Tensor,
     layers: Vec<LlamaLayer>,
     cos: Tensor,
@@ -158,10 +181,33 @@ impl Llama {
 
     /// Random weights.
     pub fn new(d: Device) -> Result<Llama> {
-        let weight = |rows: usize, cols: usize| -> Result<Tensor> {
+        Llama::with(d, None)
+    }
+
+    /// Random weights, quantised.
+    pub fn quantised(d: Device, format: Format) -> Result<Llama> {
+        Llama::with(d, Some(format))
+    }
+
+    /// Bytes of the matrices that each token reads.
+    pub fn bytes(&self) -> usize {
+        let layer = |l: &LlamaLayer| [&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down].iter().map(|m| m.bytes()).sum::<usize>();
+        self.layers.iter().map(layer).sum::<usize>() + self.out.bytes()
+    }
+
+    fn with(d: Device, format: Option<Format>) -> Result<Llama> {
+        let dense = |rows: usize, cols: usize| -> Result<Tensor> {
             let w = Tensor::try_normal([rows, cols], 0.0, 0.02, d)?;
             w.eval()?;
             Ok(w)
+        };
+        let weight = |rows: usize, cols: usize| -> Result<Matrix> {
+            let w = dense(rows, cols)?;
+            Ok(match format {
+                None => Matrix::Dense(w),
+                Some(Format::Int8) => Matrix::Quantised(quant::int8(&w)?),
+                Some(Format::Nf4 { block_size, double }) => Matrix::Quantised(quant::nf4(&w, block_size, double)?),
+            })
         };
         let (w, m) = (Llama::WIDTH, Llama::MIDDLE);
         let cache = || Ok(nn::Buffer::new(Tensor::try_zeros([1, Llama::HEADS, Llama::LENGTH, Llama::HEAD], d)?));
@@ -187,7 +233,7 @@ impl Llama {
             Tensor::from_vec(v, [Llama::LENGTH, half], d)
         };
         Ok(Llama {
-            embedding: weight(Llama::VOCABULARY, w)?,
+            embedding: dense(Llama::VOCABULARY, w)?,
             out: weight(Llama::VOCABULARY, w)?,
             norm: Tensor::try_ones(w, d)?,
             layers: (0..Llama::LAYERS).map(layer).collect::<Result<_>>()?,
@@ -213,19 +259,19 @@ impl Llama {
         let mut x = self.embedding.try_embedding(ids)?;
         for l in &self.layers {
             let y = x.try_rms_norm(w, Some(&l.norm1), 1e-5)?;
-            let q = self.rope(&heads(y.try_linear(&l.q, None)?)?, p)?;
-            let k = self.rope(&heads(y.try_linear(&l.k, None)?)?, p)?;
-            let v = heads(y.try_linear(&l.v, None)?)?;
+            let q = self.rope(&heads(l.q.of(&y)?)?, p)?;
+            let k = self.rope(&heads(l.k.of(&y)?)?, p)?;
+            let v = heads(l.v.of(&y)?)?;
             l.keys.update(|cache| cache.try_slice_assign_at(2, p, &k))?;
             l.values.update(|cache| cache.try_slice_assign_at(2, p, &v))?;
             // The whole cache is handed over: what lies behind the position is causally hidden, so that one plan serves every position.
             let options = Attention { causal: true, position: p, ..Attention::default() };
             let a = q.try_scaled_dot_product_attention(&l.keys.get(), &l.values.get(), &options)?;
-            x = x.try_add(a.try_transpose(1, 2)?.try_reshape([1, t, w])?.try_linear(&l.o, None)?)?;
+            x = x.try_add(l.o.of(&a.try_transpose(1, 2)?.try_reshape([1, t, w])?)?)?;
             let y = x.try_rms_norm(w, Some(&l.norm2), 1e-5)?;
-            let y = y.try_linear(&l.gate, None)?.try_silu()?.try_mul(y.try_linear(&l.up, None)?)?;
-            x = x.try_add(y.try_linear(&l.down, None)?)?;
+            let y = l.gate.of(&y)?.try_silu()?.try_mul(l.up.of(&y)?)?;
+            x = x.try_add(l.down.of(&y)?)?;
         }
-        x.try_select(1, -1)?.try_rms_norm(w, Some(&self.norm), 1e-5)?.try_linear(&self.out, None)
+        self.out.of(&x.try_select(1, -1)?.try_rms_norm(w, Some(&self.norm), 1e-5)?)
     }
 }

@@ -11,7 +11,7 @@ use crate::graph::op::Meta;
 use crate::{DType, Device, Error, Result, Shape, Tensor};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -23,7 +23,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 ///
 /// # Errors
 /// `Error::Io` where the file cannot be opened or mapped; `Error::Format` where its header, its offsets, a shape or a value is invalid, or
-/// a dtype is none of ours (`bool`, `u8`, `i32`, `u32`, `i64`, `f16`, `bf16`, `f32`, `f64`).
+/// a dtype is none of ours (`bool`, `u8`, `i32`, `u32`, `i64`, `f16`, `bf16`, `f32`, `f64`) and not `i8`, which comes as the same bytes in `u8` (255 is −1), as
+/// quantised weights are kept here.
 ///
 /// ```
 /// use fornax::{Device, Tensor, io::safetensors, io::StateDict};
@@ -107,28 +108,54 @@ fn count_names(json: &[u8]) -> usize {
 /// # Ok::<(), fornax::Error>(())
 /// ```
 pub fn save(path: impl AsRef<Path>, tensors: &StateDict) -> Result<()> {
-    save_with_metadata(path, tensors, &BTreeMap::new())
+    save_as(path, tensors, &Header::default())
 }
 
-/// As [`save`], with texts in the header: libraries write there what made the tensors (`{"format": "pt"}`).
-///
-/// # Errors
-/// As [`save`].
+/// What a file's header says beside the names, shapes and dtypes of the tensors.
 ///
 /// ```
-/// use fornax::{Device, Tensor, io::safetensors, io::StateDict};
-/// use std::collections::BTreeMap;
-/// let path = std::env::temp_dir().join(format!("fornax-meta-{}.safetensors", std::process::id()));
-/// let tensors = StateDict::from([("w".to_string(), Tensor::zeros([2, 3], Device::cpu()))]);
-/// safetensors::save_with_metadata(&path, &tensors, &BTreeMap::from([("format".to_string(), "pt".to_string())]))?;
-/// assert_eq!(safetensors::load(&path)?["w"].dims(), [2, 3]);
+/// use fornax::io::safetensors::Header;
+/// // What transformers and PEFT want to see.
+/// let header = Header::pt();
+/// assert_eq!(header.metadata["format"], "pt");
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Header {
+    /// The `__metadata__`.
+    pub metadata: BTreeMap<String, String>,
+    /// The names of u8 tensors whose bytes are signed (`i8`).
+    pub signed: BTreeSet<String>,
+}
+
+impl Header {
+    /// With the metadata `{"format": "pt"}`.
+    pub fn pt() -> Header {
+        Header { metadata: [("format".to_string(), "pt".to_string())].into(), signed: BTreeSet::new() }
+    }
+}
+
+/// As [`save`], with more in the header.
+///
+/// # Errors
+/// As [`save`]; a `signed` name that is not that of a u8 tensor.
+///
+/// ```
+/// use fornax::io::{StateDict, safetensors};
+/// use fornax::{Device, Tensor};
+/// let path = std::env::temp_dir().join(format!("fornax-as-{}.safetensors", std::process::id()));
+/// let header = safetensors::Header { signed: ["w".to_string()].into(), ..safetensors::Header::pt() };
+/// safetensors::save_as(&path, &StateDict::from([("w".to_string(), Tensor::from_slice(&[255u8], 1, Device::cpu())?)]), &header)?;
+/// assert!(String::from_utf8_lossy(&std::fs::read(&path).unwrap()).contains("\"I8\""));
 /// # std::fs::remove_file(&path).ok();
 /// # Ok::<(), fornax::Error>(())
 /// ```
-pub fn save_with_metadata(path: impl AsRef<Path>, tensors: &StateDict, metadata: &BTreeMap<String, String>) -> Result<()> {
+pub fn save_as(path: impl AsRef<Path>, tensors: &StateDict, header: &Header) -> Result<()> {
     let path = path.as_ref();
+    if let Some(name) = header.signed.iter().find(|n| tensors.get(*n).is_none_or(|t| t.dtype() != DType::U8)) {
+        return Err(Error::argument("save", format!("{name} cannot be saved as i8: it is none of the u8 tensors")));
+    }
     let temporary = Temporary::beside(path);
-    write_with(&temporary.0, path, tensors, metadata)?;
+    write_as(&temporary.0, path, tensors, header)?;
     std::fs::rename(&temporary.0, path).map_err(|e| Error::io(path, e))?;
     sync_folder(path);
     Ok(())
@@ -136,10 +163,10 @@ pub fn save_with_metadata(path: impl AsRef<Path>, tensors: &StateDict, metadata:
 
 /// Writes a new file, tensor by tensor, and syncs it; says how long it is. Errors name `named`.
 pub(crate) fn write(file: &Path, named: &Path, tensors: &StateDict) -> Result<u64> {
-    write_with(file, named, tensors, &BTreeMap::new())
+    write_as(file, named, tensors, &Header::default())
 }
 
-fn write_with(file: &Path, named: &Path, tensors: &StateDict, metadata: &BTreeMap<String, String>) -> Result<u64> {
+fn write_as(file: &Path, named: &Path, tensors: &StateDict, more: &Header) -> Result<u64> {
     if tensors.contains_key("__metadata__") {
         return Err(Error::argument("save", "a tensor cannot be called __metadata__: the format keeps that name for itself"));
     }
@@ -150,7 +177,7 @@ fn write_with(file: &Path, named: &Path, tensors: &StateDict, metadata: &BTreeMa
     // The largest elements first: then every tensor is aligned.
     let mut order: Vec<(&String, &Tensor)> = tensors.iter().collect();
     order.sort_by_key(|(_, t)| std::cmp::Reverse(t.dtype().size()));
-    let header = header(&order, metadata);
+    let header = header(&order, more);
     out.write_all(&(header.len() as u64).to_le_bytes()).map_err(io)?;
     out.write_all(header.as_bytes()).map_err(io)?;
     for (name, t) in order {
@@ -171,17 +198,22 @@ fn write_with(file: &Path, named: &Path, tensors: &StateDict, metadata: &BTreeMa
 }
 
 /// The JSON header, padded to a multiple of eight.
-fn header(order: &[(&String, &Tensor)], metadata: &BTreeMap<String, String>) -> String {
+fn header(order: &[(&String, &Tensor)], more: &Header) -> String {
     let mut json = String::from("{");
-    if !metadata.is_empty() {
-        let pairs: Vec<String> = metadata.iter().map(|(k, v)| format!("{}:{}", quoted(k), quoted(v))).collect();
+    if !more.metadata.is_empty() {
+        let pairs: Vec<String> = more.metadata.iter().map(|(k, v)| format!("{}:{}", quoted(k), quoted(v))).collect();
         json += &format!("\"__metadata__\":{{{}}}", pairs.join(","));
+        json += if order.is_empty() { "" } else { "," };
     }
     let mut at = 0;
-    for (name, t) in order {
+    for (i, (name, t)) in order.iter().enumerate() {
         let end = at + t.numel() * t.dtype().size();
-        json += if json.len() > 1 { "," } else { "" };
-        json += &format!("{}:{{\"dtype\":\"{}\",\"shape\":[", quoted(name), dtype_name(t.dtype()));
+        json += if i > 0 { "," } else { "" };
+        json += &format!(
+            "{}:{{\"dtype\":\"{}\",\"shape\":[",
+            quoted(name),
+            if more.signed.contains(*name) { "I8".into() } else { dtype_name(t.dtype()) }
+        );
         json += &t.dims().iter().map(|d| d.to_string()).collect::<Vec<_>>().join(",");
         json += &format!("],\"data_offsets\":[{at},{end}]}}");
         at = end;
@@ -208,7 +240,8 @@ fn quoted(s: &str) -> String {
 fn dtype(d: Dtype) -> Option<DType> {
     Some(match d {
         Dtype::BOOL => DType::Bool,
-        Dtype::U8 => DType::U8,
+        // The same bits.
+        Dtype::U8 | Dtype::I8 => DType::U8,
         Dtype::I32 => DType::I32,
         Dtype::U32 => DType::U32,
         Dtype::I64 => DType::I64,

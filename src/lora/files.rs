@@ -10,7 +10,7 @@ use crate::io::{StateDict, safetensors};
 use crate::nn::{LayerKind, Module, Param, Weight};
 use crate::transformers::Config;
 use crate::{Error, Options, Result, Tensor};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::path::Path;
 
 /// The file.
@@ -29,7 +29,7 @@ pub(super) fn tensors(folder: &Path) -> Result<StateDict> {
 
 /// Writes the tensors of an adapter.
 pub(super) fn write(folder: &Path, tensors: &StateDict) -> Result<()> {
-    safetensors::save_with_metadata(folder.join(TENSORS), tensors, &BTreeMap::from([("format".into(), "pt".into())]))
+    safetensors::save_as(folder.join(TENSORS), tensors, &safetensors::Header::pt())
 }
 
 /// A value as a parameter of these options holds it, computed.

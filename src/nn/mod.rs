@@ -27,6 +27,7 @@ mod conv;
 mod conv_transpose;
 mod dropout;
 mod embedding;
+mod extra;
 #[doc(hidden)]
 pub mod field;
 mod hook;
@@ -56,6 +57,7 @@ pub use conv::{Conv1d, Conv2d};
 pub use conv_transpose::{ConvTranspose1d, ConvTranspose2d};
 pub use dropout::{Dropout, Dropout2d};
 pub use embedding::Embedding;
+pub use extra::Extra;
 pub use fornax_derive::Module;
 pub use hook::{Adaptable, Around, Hook, LayerKind, Weight};
 pub use instance_norm::{InstanceNorm1d, InstanceNorm2d};

@@ -1,6 +1,6 @@
 //! The `Module` trait: parameters by path, state dicts, training mode, devices, a summary.
 
-use super::{Adaptable, Buffer, Counter, Mode, Param, Slot, state};
+use super::{Adaptable, Buffer, Counter, Extra, Mode, Param, Slot, state};
 use crate::io::StateDict;
 use crate::{DType, Device, Error, Result, Tensor};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -18,6 +18,8 @@ pub enum Item<'a> {
     Buffer(&'a Buffer),
     /// A number of state that is not trained.
     Counter(&'a Counter),
+    /// State that is no tensor.
+    Extra(&'a Extra),
     /// A training flag.
     Mode(&'a Mode),
     /// A layer that can be replaced; what is in it comes next.
@@ -235,15 +237,15 @@ pub trait Module {
     /// # Errors
     /// Where a dtype does not exist on the device, or its memory is full. Nothing is changed then.
     fn to(&self, device: Device) -> Result<()> {
-        change(|walk| self.walk(walk), |t| t.try_to(device))
+        change(|walk| self.walk(walk), false, |t| t.try_to(device))
     }
 
-    /// Casts floating-point parameters and buffers.
+    /// Casts floating-point parameters and buffers, but for those of a dtype of their own ([`Buffer::fixed`]).
     ///
     /// # Errors
     /// Where the dtype does not exist on the device. Nothing is changed then.
     fn to_dtype(&self, dtype: DType) -> Result<()> {
-        change(|walk| self.walk(walk), |t| if t.dtype().is_float() { t.try_cast(dtype) } else { Ok(t.clone()) })
+        change(|walk| self.walk(walk), true, |t| if t.dtype().is_float() { t.try_cast(dtype) } else { Ok(t.clone()) })
     }
 
     /// A table of the modules inside, their parameters' shapes and numbers. [`Forward::summary`](super::Forward::summary) also has the shapes of what they
@@ -269,12 +271,13 @@ fn set_frozen(params: Vec<(String, Param)>, prefix: &str, frozen: bool) -> Resul
     Err(Error::argument(if frozen { "freeze_prefix" } else { "unfreeze_prefix" }, message))
 }
 
-/// Replaces the values of all cells, or of none.
-fn change(walk: impl Fn(&mut Walk<'_>), f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<()> {
+/// Replaces the values of all cells, or of none. `casts`: what has a dtype of its own is left as it is.
+fn change(walk: impl Fn(&mut Walk<'_>), casts: bool, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<()> {
     let mut params: Vec<(Param, Result<Tensor>)> = Vec::new();
     let mut buffers: Vec<(Buffer, Result<Tensor>)> = Vec::new();
     walk(&mut Walk::new(&mut |_, item| match item {
         Item::Param(p) => params.push((p.clone(), f(&p.value()))),
+        Item::Buffer(b) if casts && b.is_fixed() => {}
         Item::Buffer(b) => buffers.push((b.clone(), f(&b.get()))),
         _ => {}
     }));

@@ -47,6 +47,7 @@ pub struct Buffer(Arc<BufferCell>);
 
 struct BufferCell {
     persistent: bool,
+    fixed: bool,
     value: Mutex<Tensor>,
     /// Updates since the value was last among the roots of a flush.
     updates: AtomicU32,
@@ -285,7 +286,21 @@ impl Buffer {
     /// assert!(mean.is_persistent());
     /// ```
     pub fn new(value: Tensor) -> Buffer {
-        Buffer::with(value, true)
+        Buffer::with(value, true, false)
+    }
+
+    /// A new buffer, saved in state dicts, whose dtype belongs to it: [`Module::to_dtype`] leaves it alone. Scales of quantised weights are such.
+    ///
+    /// ```
+    /// use fornax::nn::{Buffer, Module};
+    /// use fornax::{DType, Device, Tensor};
+    /// let scales = Buffer::fixed(Tensor::zeros(2, Device::cpu()));
+    /// scales.to_dtype(DType::F16)?;
+    /// assert_eq!(scales.get().dtype(), DType::F32);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
+    pub fn fixed(value: Tensor) -> Buffer {
+        Buffer::with(value, true, true)
     }
 
     /// A new buffer that state dicts leave out: a cache.
@@ -296,11 +311,11 @@ impl Buffer {
     /// assert!(!Buffer::transient(Tensor::zeros(2, Device::cpu())).is_persistent());
     /// ```
     pub fn transient(value: Tensor) -> Buffer {
-        Buffer::with(value, false)
+        Buffer::with(value, false, false)
     }
 
-    fn with(value: Tensor, persistent: bool) -> Buffer {
-        Buffer(Arc::new(BufferCell { persistent, value: Mutex::new(constant(value)), updates: AtomicU32::new(0) }))
+    fn with(value: Tensor, persistent: bool, fixed: bool) -> Buffer {
+        Buffer(Arc::new(BufferCell { persistent, fixed, value: Mutex::new(constant(value)), updates: AtomicU32::new(0) }))
     }
 
     /// The value, a constant.
@@ -338,6 +353,11 @@ impl Buffer {
     /// ```
     pub fn is_persistent(&self) -> bool {
         self.0.persistent
+    }
+
+    /// Whether its dtype belongs to it.
+    pub(crate) fn is_fixed(&self) -> bool {
+        self.0.fixed
     }
 }
 

@@ -1,6 +1,6 @@
 //! State dicts: a module's tensors by path.
 
-use super::{Buffer, Item, Param, Walk};
+use super::{Buffer, Extra, Item, Param, Walk};
 use crate::io::StateDict;
 use crate::{DType, Device, Error, Result, Tensor};
 
@@ -24,6 +24,13 @@ pub(crate) fn collect(walk: impl Fn(&mut Walk<'_>)) -> StateDict {
                 Ok(t) => t,
                 Err(_) => return,
             },
+            Item::Extra(e) => {
+                let bytes = e.get();
+                match Tensor::from_slice(&bytes[..], bytes.len(), Device::cpu()) {
+                    Ok(t) => t,
+                    Err(_) => return,
+                }
+            }
             _ => return,
         };
         dict.insert(path.to_string(), value);
@@ -43,6 +50,7 @@ pub(crate) fn load(walk: impl Fn(&mut Walk<'_>), dict: &StateDict, strict: bool)
     let mut known = std::collections::HashSet::new();
     let mut changes = Vec::new();
     let mut counters: Vec<(String, i64)> = Vec::new();
+    let mut extras: Vec<(String, Vec<u8>)> = Vec::new();
     walk(&mut Walk::new(&mut |path, item| {
         let place = match &item {
             Item::Param(p) => p.value(),
@@ -55,6 +63,20 @@ pub(crate) fn load(walk: impl Fn(&mut Walk<'_>), dict: &StateDict, strict: bool)
                     Some(t) if t.numel() != 1 => misshapen.push(format!("{path} is {}, must be []", t.shape())),
                     Some(t) => match t.item::<i64>() {
                         Ok(n) => counters.push((path.to_string(), n)),
+                        Err(e) => failed = Some(e),
+                    },
+                }
+                return;
+            }
+            Item::Extra(_) => {
+                known.insert(path.to_string());
+                match dict.get(path) {
+                    None => loaded.missing.push(path.to_string()),
+                    Some(t) if t.rank() != 1 || t.dtype() != DType::U8 => {
+                        misshapen.push(format!("{path} is {} of {}, must be a list of u8", t.shape(), t.dtype()))
+                    }
+                    Some(t) => match t.to_vec::<u8>() {
+                        Ok(bytes) => extras.push((path.to_string(), bytes)),
                         Err(e) => failed = Some(e),
                     },
                 }
@@ -104,10 +126,12 @@ pub(crate) fn load(walk: impl Fn(&mut Walk<'_>), dict: &StateDict, strict: bool)
         }
     }
     let counters: std::collections::HashMap<String, i64> = counters.into_iter().collect();
-    walk(&mut Walk::new(&mut |path, item| {
-        if let (Item::Counter(c), Some(&n)) = (item, counters.get(path)) {
-            c.set(n)
-        }
+    let extras: std::collections::HashMap<String, Vec<u8>> = extras.into_iter().collect();
+    let extra = |e: &Extra, path: &str| extras.get(path).into_iter().for_each(|bytes| e.set(&bytes[..]));
+    walk(&mut Walk::new(&mut |path, item| match item {
+        Item::Counter(c) => counters.get(path).into_iter().for_each(|&n| c.set(n)),
+        Item::Extra(e) => extra(e, path),
+        _ => {}
     }));
     Ok(loaded)
 }

@@ -45,6 +45,11 @@ pub(crate) mod pointwise;
 pub(crate) mod pool;
 mod pool_cpu;
 mod pool_gpu;
+pub(crate) mod qmatmul;
+mod qmatmul_cpu;
+mod qmatmul_gpu;
+#[cfg(test)]
+mod qmatmul_tests;
 pub(crate) mod random;
 pub(crate) mod reduce;
 pub(crate) mod rows;

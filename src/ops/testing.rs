@@ -44,6 +44,11 @@ pub(crate) fn cpu_indexed(op: &dyn Op, x: (&[f64], &Layout), index: (&[i32], &La
     run(op, &[(bytemuck::cast_slice(x.0), x.1, DType::F64), (bytemuck::cast_slice(index.0), index.1, DType::I32)])
 }
 
+/// The same for inputs of several dtypes, as bytes.
+pub(crate) fn run_mixed<T: bytemuck::Pod>(op: &dyn Op, inputs: &[(&[u8], &Layout, DType)]) -> Vec<T> {
+    run(op, inputs)
+}
+
 fn run<T: bytemuck::Pod>(op: &dyn Op, inputs: &[(&[u8], &Layout, DType)]) -> Vec<T> {
     let buffers: Vec<CpuBuffer> = inputs.iter().map(|(bytes, ..)| CpuBuffer::from_bytes(bytes).unwrap()).collect();
     let metas: Vec<Meta> = inputs.iter().map(|&(_, l, dtype)| Meta { dtype, layout: l.clone() }).collect();

@@ -3,9 +3,10 @@
 use super::{Config, blank};
 use crate::io::{StateDict, safetensors};
 use crate::nn::{Item, Module, Param, Walk};
+use crate::quant;
 use crate::{DType, Device, Error, Result, Tensor};
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 /// How to load.
@@ -114,15 +115,20 @@ impl Checkpoint {
     }
 
     /// Gives a module's parameters their weights, by path; `prefix` is the model's name, which the file may have in front of every name or not.
-    /// Weights that the module has no place for are passed over, as a head for another task is; they are returned.
+    /// Weights that the module has no place for are passed over, as a head for another task is; they are returned. Where the file holds a weight as bitsandbytes
+    /// quantises it (NF4 or 8 bits), a [`QuantLinear`](crate::quant::QuantLinear) takes the layer's place.
     ///
     /// # Errors
     /// `Error::StateDict` names everything that is missing or of another shape; `Error::Format` names a tensor with NaN or infinities. Nothing is changed then.
     pub fn fill(&self, module: &dyn Module, prefix: &str, options: &LoadOptions) -> Result<Vec<String>> {
+        let quantised = quant::prepare(module, &|path| self.find(prefix, path).map(|(_, t)| t.clone()))?;
+        let held: HashSet<String> = quantised.iter().map(|q| format!("{}.weight", q.path)).collect();
         let mut places: Vec<(Param, Vec<String>)> = Vec::new();
         let mut seen = HashMap::new();
         module.walk(&mut Walk::new(&mut |path, item| {
-            if let Item::Param(p) = item {
+            if let Item::Param(p) = item
+                && !held.contains(path)
+            {
                 let at = *seen.entry(p.id()).or_insert_with(|| {
                     places.push((p.clone(), Vec::new()));
                     places.len() - 1
@@ -164,6 +170,16 @@ impl Checkpoint {
             changes.push((p.clone(), value));
         }
         changes.into_iter().for_each(|(p, t)| p.replace(t));
+        let layers: HashSet<&str> = quantised.iter().map(|q| q.path.as_str()).collect();
+        let of_layer = |name: &str| {
+            let owner = name.split_once(".weight").map(|(owner, _)| owner).or(name.strip_suffix(".SCB"));
+            owner.is_some_and(|owner| {
+                let bare = owner.strip_prefix(prefix).and_then(|o| o.strip_prefix('.'));
+                layers.contains(owner) || layers.contains(format!("{prefix}.{owner}").as_str()) || bare.is_some_and(|o| layers.contains(o))
+            })
+        };
+        used.extend(self.tensors.keys().filter(|name| of_layer(name)).cloned());
+        quantised.into_iter().for_each(quant::Placement::place);
         Ok(self.tensors.keys().filter(|k| !used.contains(*k)).cloned().collect())
     }
 

@@ -1,7 +1,7 @@
 //! What exceeds a GPU's limits: buffers past the largest binding, and dispatches that are too long for a watchdog.
 
 use crate::harness::*;
-use crate::{ops_fused, ops_images, ops_movement, ops_products, ops_reduce, ops_views};
+use crate::{ops_fused, ops_images, ops_movement, ops_products, ops_quantised, ops_reduce, ops_views};
 use fornax::testing::with_gpu_limits;
 use fornax::{Device, Result, Tensor};
 
@@ -43,6 +43,11 @@ fn reductions_and_scans_in_parts() {
 fn products_in_parts() {
     family(ops_products::products(), 10);
     family(ops_products::convolutions(), 10);
+}
+
+#[test]
+fn quantised_products_in_parts() {
+    family(ops_quantised::cases(), 10);
 }
 
 #[test]

@@ -34,11 +34,13 @@ mod ops_images;
 mod ops_movement;
 mod ops_pointwise;
 mod ops_products;
+mod ops_quantised;
 mod ops_reduce;
 mod ops_values;
 mod ops_views;
 mod optim;
 mod programs;
+mod quantised;
 #[cfg(feature = "image")]
 mod readers;
 mod reads;

@@ -1,14 +1,14 @@
 //! The harness on itself: a planted wrong derivative is found, and no op of the crate goes without a case.
 
 use crate::harness::*;
-use crate::{ops_fused, ops_images, ops_movement, ops_pointwise, ops_products, ops_reduce, ops_views};
+use crate::{ops_fused, ops_images, ops_movement, ops_pointwise, ops_products, ops_quantised, ops_reduce, ops_views};
 use fornax::{DType, Device, Tensor, testing};
 use std::collections::BTreeSet;
 use std::path::Path;
 
 /// The cases of all ops.
 pub fn all() -> Vec<Case> {
-    let families: [fn() -> Vec<Case>; 13] = [
+    let families: [fn() -> Vec<Case>; 14] = [
         ops_pointwise::unary,
         ops_pointwise::binary,
         ops_pointwise::others,
@@ -18,6 +18,7 @@ pub fn all() -> Vec<Case> {
         ops_movement::cases,
         ops_products::products,
         ops_products::convolutions,
+        ops_quantised::cases,
         ops_fused::cases,
         ops_images::pools,
         ops_images::patches,
