@@ -1,4 +1,4 @@
-//! Quantising dense weights, bit for bit as bitsandbytes does on the CPU.
+//! Quantising dense weights as bitsandbytes does on the CPU: codes and scales bit for bit. (The mean of the scales, a sum in f32, has no one order.)
 
 use super::{DoubleQuant, Quantized};
 use crate::{DType, Device, Error, Result, Tensor};

@@ -147,7 +147,7 @@ pub(crate) fn prepare(model: &dyn Module, get: &dyn Fn(&str) -> Option<Tensor>) 
     let mut all = Vec::new();
     for (path, slot) in model.named_slots() {
         let Some(d) = dense(&slot) else { continue };
-        let Some(layer) = QuantLinear::find(get, &path, d.bias)? else { continue };
+        let Some(mut layer) = QuantLinear::find(get, &path, None)? else { continue };
         let mut wanted = d.weight.shape().to_vec();
         if d.turned {
             wanted.reverse();
@@ -156,6 +156,7 @@ pub(crate) fn prepare(model: &dyn Module, get: &dyn Fn(&str) -> Option<Tensor>) 
         if found[..] != wanted[..] {
             return Err(Error::StateDict { message: format!("{path}.weight is {found:?}, must be {wanted:?}") });
         }
+        layer.bias = d.bias;
         layer.to(d.weight.device())?;
         all.push(Placement { path, slot, layer });
     }
