@@ -66,7 +66,8 @@ fn largest(values: &[f32]) -> f32 {
     values.iter().fold(0f32, |m, v| if v.abs() > m { v.abs() } else { m })
 }
 
-/// Quantises a weight `[outputs, inputs]` to 8 bits: `code = round(W · 127 / scale)`, to even, with `scale[o] = max |W[o, ·]|`. The result lies where the weight does.
+/// Quantises a weight `[outputs, inputs]` to 8 bits: `code = round(W · 127 / scale)`, to even, with `scale[o] = max |W[o, ·]|`. The result lies where the
+/// weight does. (bitsandbytes rounds the weight to f16 before: cast it where its very codes are wanted.)
 ///
 /// ```
 /// use fornax::{Device, Tensor, quant};
