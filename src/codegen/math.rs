@@ -62,6 +62,15 @@ pub fn exp(x: f32) -> f32 {
     scale(1.0 + expm1_small(r), n)
 }
 
+/// eˣ for x ≤ 0, as a softmax needs it; error below 1.5 ulp, and 0 below -87 (where the result is not far from the smallest normal number).
+#[inline(always)]
+pub fn exp_falling(x: f32) -> f32 {
+    let b = if x < -87.0 { -87.0 } else { x };
+    let (k, n) = nearest(b * LOG2E);
+    let y = (1.0 + expm1_small(b - k * LN2_HI - k * LN2_LO)) * pow2(n);
+    if x < -87.0 { 0.0 } else { y }
+}
+
 /// 2ˣ; error below 1.5 ulp.
 #[inline(always)]
 pub fn exp2(x: f32) -> f32 {
@@ -317,7 +326,10 @@ pub fn erf(x: f32) -> f32 {
     let q = q * u - 9.438_937e-1;
     let q = q * u - 5.352_680_7;
     let q = q * u - 7.806_815_3;
-    let y = if a < 1.0 { small } else { 1.0 - exp(q) };
+    // q lies in [-18, 0), so that 2^k is in range.
+    let (k, n) = nearest(q * LOG2E);
+    let e = (1.0 + expm1_small(q - k * LN2_HI - k * LN2_LO)) * pow2(n);
+    let y = if a < 1.0 { small } else { 1.0 - e };
     y.copysign(x)
 }
 

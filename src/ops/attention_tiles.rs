@@ -7,7 +7,7 @@ use crate::backend::cpu::micro::{self, MAX_COLUMNS, Operands, Stride, TileShape}
 use crate::backend::cpu::scratch::scratch;
 use crate::backend::cpu::simd::multiversion;
 use crate::backend::cpu::threads::Shared;
-use crate::codegen::math::exp;
+use crate::codegen::math::exp_falling;
 use crate::layout::Layout;
 
 /// Keys of a block, about.
@@ -60,11 +60,11 @@ multiversion! {
             for row in scores.chunks_exact_mut(columns) {
                 let s = &mut row[at..at + LANES];
                 for l in 0..LANES {
-                    s[l] = exp(s[l] - from[l]);
+                    s[l] = exp_falling(s[l] - from[l]);
                     total[l] += s[l];
                 }
             }
-            let factor: [f32; LANES] = std::array::from_fn(|l| exp(old[l] - from[l]));
+            let factor: [f32; LANES] = std::array::from_fn(|l| exp_falling(old[l] - from[l]));
             changed |= factor != [1.0; LANES];
             let sum = &mut sum[at..at + LANES];
             for l in 0..LANES {

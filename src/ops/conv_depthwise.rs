@@ -4,40 +4,53 @@ use super::conv::Sizes;
 use super::conv_cpu::run;
 use super::conv_direct::Job;
 use super::rows;
-use crate::backend::cpu::micro::MAX_COLUMNS;
+use crate::backend::cpu::micro::{self, MAX_COLUMNS, TAP_ROWS, TileShape};
 use crate::backend::cpu::scratch::scratch;
 use crate::backend::cpu::simd::multiversion;
 use crate::backend::cpu::threads::Shared;
 use smallvec::SmallVec;
 
-multiversion! {
-    /// Rows of one channel that sees one channel: sums over the taps, which begin at `places` in the planes.
-    fn sum_rows(planes: &[f32], places: &[(usize, f32)], width: usize, out: &mut [f32], columns: usize, pitch: usize, step: usize, add: bool) {
-        const LANES: usize = 16;
-        for (i, out) in out.chunks_mut(pitch).enumerate() {
-            let mut j = 0;
-            while j < columns {
-                // Whole vectors, the last one where it ends with the row; what it computes again is the same.
-                let at = if columns >= LANES { j.min(columns - LANES) } else { 0 };
-                let n = LANES.min(columns);
-                let mut sums = [0.0f32; LANES];
-                for &(place, weight) in places {
-                    let x = &planes[place + i * width + at..][..LANES];
-                    for l in 0..LANES {
-                        sums[l] += x[l] * weight;
-                    }
-                }
-                if step == 1 && !add && n == LANES {
-                    out[at..at + LANES].copy_from_slice(&sums);
-                } else {
-                    // Columns before j are done.
-                    for l in j - at..n {
-                        let to = &mut out[(at + l) * step];
-                        *to = if add { *to + sums[l] } else { sums[l] };
-                    }
-                }
-                j = at + n;
+/// Where the sums of one channel go: rows of `columns` of them, `pitch` apart, and the columns `step` apart.
+struct Out<'a> {
+    y: &'a mut [f32],
+    columns: usize,
+    pitch: usize,
+    step: usize,
+    add: bool,
+}
+
+/// One channel that sees one channel: sums over the taps, which begin at places in the planes, whose rows are `width` apart and which have slack for a tile.
+fn sum_rows(tile: TileShape, planes: &[f32], taps: &[(usize, f32)], width: usize, rows: usize, out: Out) {
+    let Out { y, columns, pitch, step, add } = out;
+    let last = taps.iter().map(|t| t.0).max().unwrap_or(0);
+    assert!(last + (rows - 1) * width + columns + MAX_COLUMNS <= planes.len() && y.len() > (rows - 1) * pitch + (columns - 1) * step);
+    let half = tile.columns / 2;
+    for i in (0..rows).step_by(TAP_ROWS) {
+        let n = TAP_ROWS.min(rows - i);
+        let mut j = 0;
+        while j < columns {
+            let rest = columns - j;
+            let wide = if rest <= half { half } else { tile.columns };
+            let plain = step == 1 && !add;
+            // Whole tiles where the row has one: the last one ends with the row, and what it computes again is the same.
+            let at = if plain && columns >= wide { j.min(columns - wide) } else { j };
+            let whole = plain && at + wide <= columns;
+            let x = planes[i * width + at..].as_ptr();
+            let mut sums = [0.0f32; TAP_ROWS * MAX_COLUMNS];
+            // SAFETY: the planes have room for a tile behind the last place, and so has `sums`; the rows of y end at `columns`.
+            unsafe {
+                let to = if whole { (y[i * pitch + at..].as_mut_ptr(), pitch) } else { (sums.as_mut_ptr(), MAX_COLUMNS) };
+                micro::taps(tile, n, wide == half, x, width, taps, to.0, to.1);
             }
+            if !whole {
+                for (r, sums) in sums.chunks_exact(MAX_COLUMNS).take(n).enumerate() {
+                    for (l, &sum) in sums.iter().enumerate().take(rest.min(wide)) {
+                        let to = &mut y[(i + r) * pitch + (j + l) * step];
+                        *to = if add { *to + sum } else { sum };
+                    }
+                }
+            }
+            j = at + wide;
         }
     }
 }
@@ -48,7 +61,7 @@ pub(super) fn is_depthwise(s: &Sizes) -> bool {
 }
 
 /// A job of one channel from each of the source's channels, for all images and groups.
-pub(super) fn perform(job: &Job, x: &[f32], w: &[f32], y: &mut [f32]) {
+pub(super) fn perform(tile: TileShape, job: &Job, x: &[f32], w: &[f32], y: &mut [f32]) {
     let ([hi, hj], [oh, ow]) = (job.halo(), job.out);
     let (width, size) = (ow + hj, job.size[0] * job.size[1]);
     let plane = (oh + hi) * width;
@@ -56,7 +69,7 @@ pub(super) fn perform(job: &Job, x: &[f32], w: &[f32], y: &mut [f32]) {
     let flops = 2 * (job.n * job.groups * job.to * job.from * job.taps.len() * oh * ow) as u64;
     run(job.n * job.groups, flops, |t| {
         let group = t % job.groups;
-        scratch(job.origins.len() * plane + MAX_COLUMNS, |planes: &mut [f32]| {
+        scratch(job.origins.len() * plane + 2 * MAX_COLUMNS, |planes: &mut [f32]| {
             for from in 0..job.from {
                 let x = &x[(t * job.from + from) * size..][..size];
                 for (origin, plane) in job.origins.iter().zip(planes.chunks_exact_mut(plane)) {
@@ -68,8 +81,8 @@ pub(super) fn perform(job: &Job, x: &[f32], w: &[f32], y: &mut [f32]) {
                     let places: SmallVec<[(usize, f32); 32]> = places.collect();
                     // SAFETY: one task an image and group.
                     let y = unsafe { out.slice((t * job.to + to) * job.channel, job.channel) };
-                    let y = &mut y[job.first..job.first + (oh - 1) * job.row + (ow - 1) * job.column + 1];
-                    sum_rows(planes, &places, width, y, ow, job.row, job.column, from > 0);
+                    let out = Out { y: &mut y[job.first..], columns: ow, pitch: job.row, step: job.column, add: from > 0 };
+                    sum_rows(tile, planes, &places, width, oh, out);
                 }
             }
         })

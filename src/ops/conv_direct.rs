@@ -100,14 +100,13 @@ impl Job {
         let first = before.div_ceil(step).min(width);
         let room = self.size[1] as isize - origin[1];
         let last = if room > 0 { (room as usize).div_ceil(step).min(width) } else { 0 }.max(first);
+        // All at once: rows are so short that a call for each end of each would take longer.
+        plane.fill(0.0);
         for (i, row) in plane.chunks_exact_mut(width).enumerate() {
             let y = origin[0] + ((i0 + i) * self.step[0]) as isize;
             if y < 0 || y >= self.size[0] as isize || first == last {
-                row.fill(0.0);
                 continue;
             }
-            row[..first].fill(0.0);
-            row[last..].fill(0.0);
             let from = (y as usize * self.size[1]).wrapping_add_signed(origin[1] + (first * step) as isize);
             let row = &mut row[first..last];
             if step == 1 {
@@ -410,7 +409,7 @@ fn suits(s: &Sizes) -> bool {
 /// `y = conv(x, w)`, where this way suits the shape.
 pub(super) fn forward(tile: TileShape, s: &Sizes, x: &[f32], w: &[f32], y: &mut [f32]) -> bool {
     if conv_depthwise::is_depthwise(s) {
-        conv_depthwise::perform(&Job::of(s), x, w, y);
+        conv_depthwise::perform(tile, &Job::of(s), x, w, y);
         return true;
     }
     if !suits(s) {
@@ -465,7 +464,7 @@ pub(super) fn input_grad(tile: TileShape, s: &Sizes, g: &[f32], w: &[f32], dx: &
     }
     for job in jobs.iter().filter(|j| !j.taps.is_empty()) {
         if depthwise {
-            conv_depthwise::perform(job, g, w, dx);
+            conv_depthwise::perform(tile, job, g, w, dx);
         } else {
             perform(job, tile, g, w, dx);
         }

@@ -1,9 +1,11 @@
-//! Matrix products on the CPU: the `gemm` crate behind strides, own kernels for vectors, simple loops for integers.
+//! Matrix products on the CPU: own tiles or the `gemm` crate behind strides, own kernels for vectors and few rows, simple loops for integers.
 //!
 //! Work is split by shape alone, never by the number of threads, so a product has the same bits on any machine with the same
 //! instruction set.
 
 use crate::backend::cpu::CpuCtx;
+use crate::backend::cpu::gemm::{Factor, gemm};
+use crate::backend::cpu::micro::{self, TileShape};
 use crate::backend::cpu::simd::multiversion;
 use crate::backend::cpu::threads::{each, each_chunk, split};
 use crate::layout::Layout;
@@ -17,6 +19,7 @@ const BLOCK: usize = 8192;
 
 /// f32 or f64.
 pub(crate) trait Real: bytemuck::Pod + Send + Sync + PartialOrd + std::ops::AddAssign {
+    const SINGLE: bool;
     const ZERO: Self;
     const ONE: Self;
     const NEG_INFINITY: Self;
@@ -28,6 +31,7 @@ pub(crate) trait Real: bytemuck::Pod + Send + Sync + PartialOrd + std::ops::AddA
 macro_rules! real {
     ($($t:ident),*) => { $(
         impl Real for $t {
+            const SINGLE: bool = size_of::<$t>() == 4;
             const ZERO: $t = 0.0;
             const ONE: $t = 1.0;
             const NEG_INFINITY: $t = $t::NEG_INFINITY;
@@ -77,6 +81,12 @@ impl<T> Mat<T> {
         unsafe { std::slice::from_raw_parts(self.ptr.wrapping_offset(at), len) }
     }
 
+    /// The same memory as elements of another type, which must be the same one.
+    fn cast<U>(self) -> Mat<U> {
+        debug_assert_eq!(size_of::<T>(), size_of::<U>());
+        Mat { ptr: self.ptr.cast(), rs: self.rs, cs: self.cs }
+    }
+
     pub fn offset(self, elements: isize) -> Mat<T> {
         Mat { ptr: self.ptr.wrapping_offset(elements), ..self }
     }
@@ -113,14 +123,46 @@ pub(crate) unsafe fn product<T: Real>(m: usize, n: usize, k: usize, c: Mat<T>, a
         });
         return;
     }
+    let parallel = parallel && m * n * k >= SERIAL;
+    if let Some(shape) = micro::products().filter(|_| T::SINGLE && (c.cs == 1 || c.rs == 1)) {
+        let factor = |m: Mat<T>| Factor { ptr: m.ptr.cast(), rs: m.rs, cs: m.cs };
+        // SAFETY: the caller's promise; T is f32.
+        return unsafe {
+            if c.cs == 1 {
+                gemm(shape, [m, n, k], c.ptr.cast(), c.rs as usize, add, factor(a), factor(b), parallel)
+            } else {
+                gemm(shape, [n, m, k], c.ptr.cast(), c.cs as usize, add, factor(b.t()), factor(a.t()), parallel)
+            }
+        };
+    }
     let run = move |threads| {
         let (c, a, b) = (c, a, b);
         // SAFETY: the caller's promise.
         unsafe {
-            gemm::gemm(m, n, k, c.ptr, c.cs, c.rs, add, a.ptr, a.cs, a.rs, b.ptr, b.cs, b.rs, T::ONE, T::ONE, false, false, false, threads)
+            ::gemm::gemm(
+                m,
+                n,
+                k,
+                c.ptr,
+                c.cs,
+                c.rs,
+                add,
+                a.ptr,
+                a.cs,
+                a.rs,
+                b.ptr,
+                b.cs,
+                b.rs,
+                T::ONE,
+                T::ONE,
+                false,
+                false,
+                false,
+                threads,
+            )
         }
     };
-    if parallel && m * n * k >= SERIAL { split(|| run(gemm::Parallelism::Rayon(0))) } else { run(gemm::Parallelism::None) }
+    if parallel { split(|| run(::gemm::Parallelism::Rayon(0))) } else { run(::gemm::Parallelism::None) }
 }
 
 multiversion! {
@@ -147,6 +189,30 @@ multiversion! {
         }
         sums[0]
     }
+}
+
+/// Rows up to which a product reads the second factor where it lies, if its columns lie together.
+const THIN: usize = 8;
+
+/// `c = x · wᵀ` for few rows of x and many of w, all of which lie together; `w` is read once.
+fn thin(shape: TileShape, [m, n, k]: [usize; 3], x: Mat<f32>, w: Mat<f32>, c: Mat<f32>) {
+    // SAFETY: row i of either.
+    let row = |f: Mat<f32>, i: usize| unsafe { f.slice(i as isize * f.rs, k) };
+    let x: SmallVec<[&[f32]; THIN]> = (0..m).map(|i| row(x, i)).collect();
+    each(n.div_ceil(2), ((1 << 14) / k).max(1), &|j| {
+        let j = 2 * j;
+        let w = [row(w, j).as_ptr(), row(w, (j + 1).min(n - 1)).as_ptr()];
+        for (i, x) in x.chunks(4).enumerate() {
+            // SAFETY: all these rows have k elements.
+            let sums = unsafe { micro::dots(shape, k, w, x) };
+            for (j, sums) in (j..n).zip(sums) {
+                for (r, &v) in sums.iter().enumerate().take(x.len()) {
+                    // SAFETY: each element of the result is one task's.
+                    unsafe { *c.offset((4 * i + r) as isize * c.rs + j as isize * c.cs).ptr = v };
+                }
+            }
+        }
+    });
 }
 
 multiversion! {
@@ -266,8 +332,17 @@ fn real<T: Real>(ctx: &CpuCtx) {
         if parallel && m == 1 && (bcs == 1 || brs == 1) {
             return matvec(n, k, mb.t(), &vector(&a[sa[i]..], acs, k), c);
         }
+        let out = Mat::new(c.as_mut_ptr(), n as isize, 1);
+        if let Some(shape) = micro::shape().filter(|_| T::SINGLE && parallel && k >= 64 && acs == 1 && brs == 1) {
+            if m <= THIN && n > 2 * m {
+                return thin(shape, [m, n, k], ma.cast(), mb.t().cast(), out.cast());
+            }
+            if n <= THIN && m > 2 * n {
+                return thin(shape, [n, m, k], mb.t().cast(), ma.cast(), out.t().cast());
+            }
+        }
         // SAFETY: the layouts stay inside their buffers, and the output is ours alone.
-        unsafe { product(m, n, k, Mat::new(c.as_mut_ptr(), n as isize, 1), false, ma, mb, parallel) }
+        unsafe { product(m, n, k, out, false, ma, mb, parallel) }
     };
     let (batch, work) = (sa.len(), m * n * k);
     if batch == 1 {
@@ -388,6 +463,8 @@ mod tests {
             (128, 1, 900),
             (4, 0, 3),
             (2000, 40, 1),
+            (4, 200, 131),
+            (130, 77, 7),
             (1, 40, 2100),
         ];
         for (m, k, n) in cases {

@@ -48,7 +48,18 @@ impl Weight<'_> {
         let n = out.len();
         match self.scales {
             Scales::Plain(s) => out.copy_from_slice(&s[row * n..][..n]),
-            Scales::Double { .. } => out.iter_mut().enumerate().for_each(|(i, s)| *s = self.scale(row * n + i)),
+            Scales::Double { codes, map, outer, block: size, first, offset } => {
+                let mut codes = &codes[row * n..][..n];
+                let (mut out, mut block) = (out, row * n + first);
+                while !out.is_empty() {
+                    // Those of one outer block.
+                    let run = (size - block % size).min(out.len());
+                    let (now, later) = out.split_at_mut(run);
+                    let scale = outer[block / size];
+                    now.iter_mut().zip(codes).for_each(|(s, &c)| *s = map[c as usize] * scale + offset);
+                    (out, codes, block) = (later, &codes[run..], block + run);
+                }
+            }
         }
     }
 
@@ -105,7 +116,7 @@ fn expand_pairs(codes: &[u8], scale: f32, out: &mut [f32]) {
                     x86::expand_512(codes.as_ptr(), done, scale, out.as_mut_ptr());
                 }
                 Level::Avx2 => {
-                    done = codes.len() / 8 * 8;
+                    done = codes.len() / 16 * 16;
                     x86::expand_256(codes.as_ptr(), done, scale, out.as_mut_ptr());
                 }
                 Level::Baseline => {}
@@ -123,45 +134,54 @@ mod x86 {
     use super::NF4;
     use std::arch::x86_64::*;
 
-    /// The values of the high and of the low halves of eight bytes.
-    ///
-    /// # Safety
-    /// They are there.
+    /// The bytes of the sixteen values: the first byte of each, the second, and so on, in both halves of a register.
     #[inline]
     #[target_feature(enable = "avx2")]
-    unsafe fn look_up_256(codes: *const u8, low: __m256, high: __m256) -> (__m256, __m256) {
+    fn planes() -> [__m256i; 4] {
+        std::array::from_fn(|p| {
+            let bytes: [u8; 16] = std::array::from_fn(|v| NF4[v].to_le_bytes()[p]);
+            // SAFETY: sixteen bytes.
+            _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(bytes.as_ptr() as *const __m128i) })
+        })
+    }
+
+    /// The 32 values of sixteen bytes, in groups of eight: four even elements, then four odd ones. Each byte of a value is looked up for itself, since
+    /// lookups of bytes are the fastest.
+    ///
+    /// # Safety
+    /// The codes are there.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn look_up_256(codes: *const u8, planes: &[__m256i; 4]) -> [__m256; 4] {
         // SAFETY: as the caller promised.
-        unsafe {
-            let v = _mm256_cvtepu8_epi32(_mm_loadl_epi64(codes as *const __m128i));
-            let h = _mm256_srli_epi32::<4>(v);
-            // A permutation looks at three bits of each code; the fourth, moved to the sign, selects the half of the table.
-            let first = _mm256_blendv_ps(
-                _mm256_permutevar8x32_ps(low, h),
-                _mm256_permutevar8x32_ps(high, h),
-                _mm256_castsi256_ps(_mm256_slli_epi32::<24>(v)),
-            );
-            let second = _mm256_blendv_ps(
-                _mm256_permutevar8x32_ps(low, v),
-                _mm256_permutevar8x32_ps(high, v),
-                _mm256_castsi256_ps(_mm256_slli_epi32::<28>(v)),
-            );
-            (first, second)
-        }
+        let v = unsafe { _mm_loadu_si128(codes as *const __m128i) };
+        let v = _mm256_and_si256(_mm256_set_m128i(v, _mm_srli_epi16::<4>(v)), _mm256_set1_epi8(15));
+        let [a, b, c, d] = planes.map(|p| _mm256_shuffle_epi8(p, v));
+        let (low, high) = (_mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b));
+        let (low2, high2) = (_mm256_unpacklo_epi8(c, d), _mm256_unpackhi_epi8(c, d));
+        [
+            _mm256_castsi256_ps(_mm256_unpacklo_epi16(low, low2)),
+            _mm256_castsi256_ps(_mm256_unpackhi_epi16(low, low2)),
+            _mm256_castsi256_ps(_mm256_unpacklo_epi16(high, high2)),
+            _mm256_castsi256_ps(_mm256_unpackhi_epi16(high, high2)),
+        ]
     }
 
     /// # Safety
-    /// `n` codes, a multiple of 8, and `2 n` places are there.
+    /// `n` codes, a multiple of 16, and `2 n` places are there.
     #[target_feature(enable = "avx2,fma")]
     pub unsafe fn expand_256(codes: *const u8, n: usize, scale: f32, out: *mut f32) {
         // SAFETY: as the caller promised.
         unsafe {
-            let (low, high, s) = (_mm256_loadu_ps(NF4.as_ptr()), _mm256_loadu_ps(NF4.as_ptr().add(8)), _mm256_set1_ps(scale));
-            for i in (0..n).step_by(8) {
-                let (a, b) = look_up_256(codes.add(i), low, high);
-                let (a, b) = (_mm256_mul_ps(a, s), _mm256_mul_ps(b, s));
-                let (x, y) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
-                _mm256_storeu_ps(out.add(2 * i), _mm256_permute2f128_ps::<0x20>(x, y));
-                _mm256_storeu_ps(out.add(2 * i + 8), _mm256_permute2f128_ps::<0x31>(x, y));
+            let (planes, s) = (planes(), _mm256_set1_ps(scale));
+            for i in (0..n).step_by(16) {
+                for (q, v) in look_up_256(codes.add(i), &planes).into_iter().enumerate() {
+                    let v = _mm256_mul_ps(v, s);
+                    let (even, odd) = (_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+                    let out = out.add(2 * i + 8 * q);
+                    _mm_storeu_ps(out, _mm_unpacklo_ps(even, odd));
+                    _mm_storeu_ps(out.add(4), _mm_unpackhi_ps(even, odd));
+                }
             }
         }
     }
@@ -187,7 +207,7 @@ mod x86 {
         }
     }
 
-    /// The products of a row of codes (`chunks` of 64) with M rows of x, which lie in groups of 16: eight even elements, then eight odd ones. Chunk c has
+    /// The products of a row of codes (`chunks` of 64) with M rows of x, which lie in groups of 8: four even elements, then four odd ones. Chunk c has
     /// the scale `scales[c >> shift]`.
     ///
     /// # Safety
@@ -203,16 +223,17 @@ mod x86 {
     ) -> [f32; M] {
         // SAFETY: as the caller promised.
         unsafe {
-            let (low, high) = (_mm256_loadu_ps(NF4.as_ptr()), _mm256_loadu_ps(NF4.as_ptr().add(8)));
+            let planes = planes();
             let mut sums = [_mm256_setzero_ps(); M];
             for c in 0..chunks {
                 let mut part = [_mm256_setzero_ps(); M];
-                for g in 0..4 {
-                    let (a, b) = look_up_256(codes.add(32 * c + 8 * g), low, high);
+                for g in 0..2 {
+                    let w = look_up_256(codes.add(32 * c + 16 * g), &planes);
                     for r in 0..M {
-                        let at = x.add(r * k + 64 * c + 16 * g);
-                        part[r] = _mm256_fmadd_ps(a, _mm256_loadu_ps(at), part[r]);
-                        part[r] = _mm256_fmadd_ps(b, _mm256_loadu_ps(at.add(8)), part[r]);
+                        let at = x.add(r * k + 64 * c + 32 * g);
+                        for (q, w) in w.into_iter().enumerate() {
+                            part[r] = _mm256_fmadd_ps(w, _mm256_loadu_ps(at.add(8 * q)), part[r]);
+                        }
                     }
                 }
                 let s = _mm256_set1_ps(*scales.add(c >> shift));
@@ -336,9 +357,10 @@ fn apart(x: &[f32], lanes: usize, out: &mut [f32]) {
 /// `y[m, n]` for M rows of x.
 fn few<const M: usize>(w: &Weight, n: usize, x: &[f32], y: &mut [f32]) {
     let k = w.k;
+    // Even elements that stand together in the registers.
     let lanes = match level() {
         Level::Avx512 => 16,
-        Level::Avx2 => 8,
+        Level::Avx2 => 4,
         Level::Baseline => 0,
     };
     let fast = w.block > 0 && w.block.is_multiple_of(64) && k.is_multiple_of(w.block) && lanes > 0;

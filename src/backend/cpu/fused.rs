@@ -139,6 +139,7 @@ fn drive(c: &Compiled, code: &Code, tiles: usize, n: usize, at: impl Fn(usize) -
                 for tile in range.filter_map(&at) {
                     s.run(c, code, tile);
                 }
+                s.fence(c);
             }
         })
     };

@@ -40,6 +40,11 @@ pub(crate) fn shape() -> Option<TileShape> {
     shapes().first().copied()
 }
 
+/// The tile for whole products. On AVX-512 the `gemm` crate is the faster one.
+pub(crate) fn products() -> Option<TileShape> {
+    shape().filter(|s| s.level == Level::Avx2)
+}
+
 /// Where the columns of step k of the second factor begin, in elements.
 pub(crate) trait Steps: Copy {
     /// # Safety
@@ -84,6 +89,18 @@ pub(crate) struct Operands<S> {
     pub add: bool,
 }
 
+/// The operands of a tile whose factors are packed: `c[r][j] (+)= Σ a[k·rows + r] · b[k·columns + j]` with the rows and columns of the largest tile, of which fewer may
+/// be computed.
+#[derive(Clone, Copy)]
+pub(crate) struct Packed {
+    pub k: usize,
+    pub a: *const f32,
+    pub b: *const f32,
+    pub c: *mut f32,
+    pub stride: usize,
+    pub add: bool,
+}
+
 /// The operands of a tile whose rows come from shifted windows of one plane: `c[r][j] (+)= Σ x[i·pitch + l + rows[r]] · g[(i·len + l)·columns + j]` over
 /// `lines` lines i of `len` elements l.
 #[derive(Clone, Copy)]
@@ -100,7 +117,58 @@ pub(crate) struct Windows {
 
 #[cfg(target_arch = "x86_64")]
 macro_rules! kernels {
-    ($tile:ident, $windows:ident, $features:literal, $lanes:literal, $zero:ident, $load:ident, $set:ident, $fma:ident, $plus:ident, $store:ident) => {
+    (
+        $tile:ident, $packed:ident, $windows:ident, $dots:ident, $taps:ident, $features:literal, $lanes:literal, $pitch:literal, $zero:ident, $load:ident, $set:ident, $fma:ident,
+        $plus:ident, $store:ident
+    ) => {
+        #[target_feature(enable = $features)]
+        unsafe fn $packed<const ROWS: usize, const VECTORS: usize>(o: Packed) {
+            // SAFETY: as the caller promised; a prefetch may be of any address.
+            unsafe {
+                let ahead = |p: *const f32| _mm_prefetch::<_MM_HINT_T0>(p as *const i8);
+                for r in 0..ROWS {
+                    ahead(o.c.add(r * o.stride));
+                    ahead(o.c.add(r * o.stride + VECTORS * $lanes - 1));
+                }
+                let mut sums = [[$zero(); VECTORS]; ROWS];
+                let (mut a, mut b) = (o.a, o.b);
+                macro_rules! step {
+                    ($s:literal) => {
+                        let v: [_; VECTORS] = std::array::from_fn(|j| $load(b.add(2 * $lanes * $s + j * $lanes)));
+                        for r in 0..ROWS {
+                            let x = $set(*a.add($pitch * $s + r));
+                            for j in 0..VECTORS {
+                                sums[r][j] = $fma(x, v[j], sums[r][j]);
+                            }
+                        }
+                    };
+                }
+                for _ in 0..o.k / 4 {
+                    for s in 16..20 {
+                        for j in (0..2 * $lanes).step_by(16) {
+                            ahead(b.wrapping_add(2 * $lanes * s + j));
+                        }
+                    }
+                    step!(0);
+                    step!(1);
+                    step!(2);
+                    step!(3);
+                    (a, b) = (a.add(4 * $pitch), b.add(8 * $lanes));
+                }
+                for _ in 0..o.k % 4 {
+                    step!(0);
+                    (a, b) = (a.add($pitch), b.add(2 * $lanes));
+                }
+                for r in 0..ROWS {
+                    for j in 0..VECTORS {
+                        let at = o.c.add(r * o.stride + j * $lanes);
+                        let sum = if o.add { $plus($load(at), sums[r][j]) } else { sums[r][j] };
+                        $store(at, sum);
+                    }
+                }
+            }
+        }
+
         #[target_feature(enable = $features)]
         unsafe fn $tile<S: Steps, const ROWS: usize, const VECTORS: usize>(o: Operands<S>) {
             // SAFETY: as the caller promised.
@@ -125,6 +193,67 @@ macro_rules! kernels {
                         $store(at, sum);
                     }
                 }
+            }
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn $taps<const ROWS: usize, const VECTORS: usize>(
+            x: *const f32,
+            width: usize,
+            taps: &[(usize, f32)],
+            c: *mut f32,
+            stride: usize,
+        ) {
+            // SAFETY: as the caller promised.
+            unsafe {
+                let mut sums = [[$zero(); VECTORS]; ROWS];
+                for &(place, weight) in taps {
+                    let (x, weight) = (x.add(place), $set(weight));
+                    for r in 0..ROWS {
+                        for j in 0..VECTORS {
+                            sums[r][j] = $fma($load(x.add(r * width + j * $lanes)), weight, sums[r][j]);
+                        }
+                    }
+                }
+                for r in 0..ROWS {
+                    for j in 0..VECTORS {
+                        $store(c.add(r * stride + j * $lanes), sums[r][j]);
+                    }
+                }
+            }
+        }
+
+        #[target_feature(enable = $features)]
+        unsafe fn $dots<const ROWS: usize>(k: usize, w: [*const f32; 2], x: &[&[f32]]) -> [[f32; 4]; 2] {
+            // SAFETY: as the caller promised.
+            unsafe {
+                let x: [*const f32; ROWS] = std::array::from_fn(|r| x[r].as_ptr());
+                let mut sums = [[$zero(); ROWS]; 2];
+                let whole = k / $lanes * $lanes;
+                let mut at = 0;
+                while at < whole {
+                    let (first, second) = ($load(w[0].add(at)), $load(w[1].add(at)));
+                    for r in 0..ROWS {
+                        let x = $load(x[r].add(at));
+                        sums[0][r] = $fma(first, x, sums[0][r]);
+                        sums[1][r] = $fma(second, x, sums[1][r]);
+                    }
+                    at += $lanes;
+                }
+                let mut out = [[0.0; 4]; 2];
+                for j in 0..2 {
+                    for r in 0..ROWS {
+                        let mut lanes = [0.0f32; $lanes];
+                        $store(lanes.as_mut_ptr(), sums[j][r]);
+                        let mut width = $lanes / 2;
+                        while width > 0 {
+                            (0..width).for_each(|l| lanes[l] += lanes[l + width]);
+                            width /= 2;
+                        }
+                        out[j][r] = (whole..k).fold(lanes[0], |sum, i| sum + *w[j].add(i) * *x[r].add(i));
+                    }
+                }
+                out
             }
         }
 
@@ -163,9 +292,13 @@ use std::arch::x86_64::*;
 #[cfg(target_arch = "x86_64")]
 kernels!(
     tile_512,
+    packed_512,
     windows_512,
+    dots_512,
+    taps_512,
     "avx512f",
     16,
+    14,
     _mm512_setzero_ps,
     _mm512_loadu_ps,
     _mm512_set1_ps,
@@ -176,9 +309,13 @@ kernels!(
 #[cfg(target_arch = "x86_64")]
 kernels!(
     tile_256,
+    packed_256,
     windows_256,
+    dots_256,
+    taps_256,
     "avx2,fma",
     8,
+    6,
     _mm256_setzero_ps,
     _mm256_loadu_ps,
     _mm256_set1_ps,
@@ -210,6 +347,95 @@ pub(crate) unsafe fn tile<S: Steps>(shape: TileShape, rows: usize, half: bool, o
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (shape.level, rows, half, o);
+}
+
+/// Computes a tile of packed factors, of `rows` rows and all columns of `shape`, or (`half`) half of them.
+///
+/// # Safety
+/// As [`tile`].
+pub(crate) unsafe fn packed(shape: TileShape, rows: usize, half: bool, o: Packed) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        macro_rules! call {
+            ($kernel:ident, $($rows:literal)*) => {
+                match (rows, half) {
+                    $(($rows, false) => unsafe { $kernel::<$rows, 2>(o) },
+                    ($rows, true) => unsafe { $kernel::<$rows, 1>(o) },)*
+                    _ => unreachable!("a tile of {rows} rows"),
+                }
+            };
+        }
+        match shape.level {
+            Level::Avx512 => call!(packed_512, 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
+            _ => call!(packed_256, 1 2 3 4 5 6),
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (shape.level, rows, half, o);
+}
+
+/// Rows of a tile of [`taps`].
+pub(crate) const TAP_ROWS: usize = 4;
+
+/// `c[r][j] = Σ w · x[place + r·width + j]` over the taps (place, w), for `rows` rows, at most [`TAP_ROWS`], and all columns of `shape` or (`half`) half of them.
+///
+/// # Safety
+/// As [`tile`].
+pub(crate) unsafe fn taps(
+    shape: TileShape,
+    rows: usize,
+    half: bool,
+    x: *const f32,
+    width: usize,
+    taps: &[(usize, f32)],
+    c: *mut f32,
+    stride: usize,
+) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        macro_rules! call {
+            ($kernel:ident, $($rows:literal)*) => {
+                match (rows, half) {
+                    $(($rows, false) => unsafe { $kernel::<$rows, 2>(x, width, taps, c, stride) },
+                    ($rows, true) => unsafe { $kernel::<$rows, 1>(x, width, taps, c, stride) },)*
+                    _ => unreachable!("a tile of {rows} rows"),
+                }
+            };
+        }
+        match shape.level {
+            Level::Avx512 => call!(taps_512, 1 2 3 4),
+            _ => call!(taps_256, 1 2 3 4),
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (shape.level, rows, half, x, width, taps, c, stride);
+}
+
+/// The products of two vectors of `k` elements with each of up to four.
+///
+/// # Safety
+/// The shape is of [`shapes`], and all vectors have `k` elements.
+pub(crate) unsafe fn dots(shape: TileShape, k: usize, w: [*const f32; 2], x: &[&[f32]]) -> [[f32; 4]; 2] {
+    #[cfg(target_arch = "x86_64")]
+    {
+        macro_rules! call {
+            ($kernel:ident) => {
+                match x.len() {
+                    1 => unsafe { $kernel::<1>(k, w, x) },
+                    2 => unsafe { $kernel::<2>(k, w, x) },
+                    3 => unsafe { $kernel::<3>(k, w, x) },
+                    4 => unsafe { $kernel::<4>(k, w, x) },
+                    n => unreachable!("{n} vectors"),
+                }
+            };
+        }
+        match shape.level {
+            Level::Avx512 => call!(dots_512),
+            _ => call!(dots_256),
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    unreachable!("{shape:?} {k} {w:?} {x:?}")
 }
 
 /// Computes a tile of rows that begin at `rows`, at most `window_rows` of the shape.
@@ -290,24 +516,80 @@ unsafe fn turn_512(from: *const f32, stride: isize, rows: usize, len: usize, out
     }
 }
 
-/// `out[i·pitch + r] = from[r·stride + i]` for `rows` rows of `len` elements each: rows become columns.
+/// As [`turn_512`], by blocks of eight by eight.
 ///
 /// # Safety
-/// The rows can be read; `out` has `len` columns, `pitch` apart, of at least `rows` elements.
-pub(crate) unsafe fn turn(shape: TileShape, from: *const f32, stride: isize, rows: usize, len: usize, out: *mut f32, pitch: usize) {
-    #[cfg(target_arch = "x86_64")]
-    if shape.level == Level::Avx512 {
-        // SAFETY: as the caller promised.
-        return unsafe { turn_512(from, stride, rows, len, out, pitch) };
-    }
-    let _ = shape.level;
-    // Eight steps of all rows at a time: their lines stay in cache.
-    for i0 in (0..len).step_by(8) {
-        for r in 0..rows {
-            for i in i0..(i0 + 8).min(len) {
-                // SAFETY: as the caller promised.
-                unsafe { *out.add(i * pitch + r) = *from.offset(r as isize * stride).add(i) };
+/// As [`turn`].
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn turn_256(from: *const f32, stride: isize, rows: usize, len: usize, out: *mut f32, pitch: usize) {
+    let whole = len / 8 * 8;
+    // SAFETY: as the caller promised.
+    unsafe {
+        for r0 in (0..rows).step_by(8) {
+            let here = (rows - r0).min(8);
+            let from = from.offset(r0 as isize * stride);
+            for i0 in (0..whole).step_by(8) {
+                let mut v = [_mm256_setzero_ps(); 8];
+                for (r, v) in v.iter_mut().enumerate().take(here) {
+                    *v = _mm256_loadu_ps(from.offset(r as isize * stride).add(i0));
+                }
+                // Pairs of rows, then quadruples, then halves.
+                let mut a = v;
+                for q in 0..4 {
+                    a[2 * q] = _mm256_unpacklo_ps(v[2 * q], v[2 * q + 1]);
+                    a[2 * q + 1] = _mm256_unpackhi_ps(v[2 * q], v[2 * q + 1]);
+                }
+                let mut b = a;
+                for q in 0..2 {
+                    for h in 0..2 {
+                        let (x, y) = (a[4 * q + h], a[4 * q + 2 + h]);
+                        b[4 * q + 2 * h] = _mm256_shuffle_ps::<0x44>(x, y);
+                        b[4 * q + 2 * h + 1] = _mm256_shuffle_ps::<0xEE>(x, y);
+                    }
+                }
+                for e in 0..4 {
+                    for (i, column) in
+                        [(e, _mm256_permute2f128_ps::<0x20>(b[e], b[4 + e])), (4 + e, _mm256_permute2f128_ps::<0x31>(b[e], b[4 + e]))]
+                    {
+                        let to = out.add((i0 + i) * pitch + r0);
+                        // A masked store is slow on some processors.
+                        let (low, high) = (_mm256_castps256_ps128(column), _mm256_extractf128_ps::<1>(column));
+                        match here {
+                            8 => _mm256_storeu_ps(to, column),
+                            6 => {
+                                _mm_storeu_ps(to, low);
+                                _mm_storel_pd(to.add(4) as *mut f64, _mm_castps_pd(high));
+                            }
+                            _ => {
+                                let mut lanes = [0.0f32; 8];
+                                _mm256_storeu_ps(lanes.as_mut_ptr(), column);
+                                std::ptr::copy_nonoverlapping(lanes.as_ptr(), to, here);
+                            }
+                        }
+                    }
+                }
+            }
+            for i in whole..len {
+                for r in 0..here {
+                    *out.add(i * pitch + r0 + r) = *from.offset(r as isize * stride).add(i);
+                }
             }
         }
     }
+}
+
+/// `out[i·pitch + r] = from[r·stride + i]` for `rows` rows of `len` elements each: rows become columns.
+///
+/// # Safety
+/// The rows can be read; `out` has `len` columns, `pitch` apart, of at least `rows` elements. `shape` is of [`shapes`].
+pub(crate) unsafe fn turn(shape: TileShape, from: *const f32, stride: isize, rows: usize, len: usize, out: *mut f32, pitch: usize) {
+    #[cfg(target_arch = "x86_64")]
+    match shape.level {
+        // SAFETY: as the caller promised.
+        Level::Avx512 => unsafe { turn_512(from, stride, rows, len, out, pitch) },
+        _ => unsafe { turn_256(from, stride, rows, len, out, pitch) },
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (shape.level, from, stride, rows, len, out, pitch);
 }

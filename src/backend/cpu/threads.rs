@@ -36,6 +36,11 @@ fn pool() -> Option<&'static ThreadPool> {
         .as_ref()
 }
 
+/// Threads of the pool.
+pub(crate) fn count() -> usize {
+    pool().map_or(1, ThreadPool::current_num_threads)
+}
+
 /// Runs `f`, marked as a kernel; `wide` moves it to the pool, so that what it splits is split there. (What is split elsewhere moves by
 /// itself, for each loop anew: see [`split`].)
 pub(crate) fn kernels<R: Send>(wide: bool, f: impl FnOnce() -> R + Send) -> R {

@@ -4,10 +4,10 @@
 //! scratch memory that is reused after its last reader, or the operand's or the output's own memory where that needs no copy.
 
 use super::convert::{cast, narrow, widen};
-use super::simd::multiversion;
+use super::moves::{fill, fill_scalar, fill_sized, gather, iota, position, prefetch_read, prefetch_write, segments, stream};
+use crate::Scalar;
 use crate::codegen::kernel::Operand;
 use crate::codegen::program::{Instr, Program, Reg, TileFn};
-use crate::{DType, Scalar};
 use smallvec::SmallVec;
 use std::cell::Cell;
 
@@ -16,6 +16,9 @@ use std::cell::Cell;
 pub(super) const SMALL: usize = 2048;
 /// The same for reductions, which have less in flight.
 pub(super) const LARGE: usize = 4096;
+/// Bytes of an output from which on it is written past the caches, where nothing of it would be left when it is read: a line that is written whole need
+/// not be fetched first.
+const STREAM: usize = 32 << 20;
 /// What slots are apart beyond that, so that equal positions of different slots do not compete for one cache set.
 const PAD: usize = 192;
 /// The most arguments of a pointwise function.
@@ -112,6 +115,8 @@ pub(crate) struct Compiled {
     copies: Vec<u16>,
     /// Some operand is neither dense nor constant.
     pub walks: bool,
+    /// Outputs are written past the caches.
+    stream: bool,
 }
 
 const NONE: u16 = u16::MAX;
@@ -147,6 +152,8 @@ impl Compiled {
         self.copies.clear();
         self.slots = 0;
         self.walks = boxes;
+        let widest = program.stores.iter().map(|(_, d)| d.size()).max().unwrap_or(0);
+        self.stream = cfg!(target_arch = "x86_64") && !boxes && code.shape.iter().product::<usize>().saturating_mul(widest) >= STREAM;
         self.facts(code);
         let widest = self.regs.iter().map(|r| r.size).max().unwrap_or(4);
         self.tile = bytes / widest as usize;
@@ -289,7 +296,7 @@ impl Compiled {
             let out = code.outs[reg.store as usize];
             let dtype = code.program.stores[reg.store as usize].1;
             let same = reg.raw || dtype.compute() == dtype;
-            if same && dtype.size() == reg.size as usize && !code.bases.contains(&out) {
+            if same && !self.stream && dtype.size() == reg.size as usize && !code.bases.contains(&out) {
                 self.outs.push((i as Reg, reg.store));
                 self.release(i, instr);
                 return Home::Out(reg.store);
@@ -456,6 +463,16 @@ impl State {
         }
     }
 
+    /// To be called by each thread after its last tile: what was written past the caches comes before whatever follows.
+    pub fn fence(&self, c: &Compiled) {
+        #[cfg(target_arch = "x86_64")]
+        if c.stream {
+            // SAFETY: every x86-64 processor has it.
+            unsafe { std::arch::x86_64::_mm_sfence() };
+        }
+        let _ = c;
+    }
+
     /// Where register `reg` lies after `run`.
     pub fn pointer(&self, reg: usize) -> *const u8 {
         self.pointers[reg]
@@ -574,6 +591,10 @@ impl State {
         let src = self.pointers[reg];
         let size = dtype.size();
         let narrows = !c.regs[reg].raw && dtype.compute() != dtype;
+        // What was read in place is in the cache.
+        if let (true, false, Tile::Run { start, n }) = (c.stream && !code.bases.contains(&code.outs[s]), narrows, tile) {
+            return unsafe { stream(src, code.outs[s].add(start * size), n * size) };
+        }
         let put = |at: usize, from: usize, n: usize| unsafe {
             let dst = code.outs[s].add(at * size);
             if narrows {
@@ -590,166 +611,6 @@ impl State {
                     put(start + r * step, r * cols, cols);
                 }
             }
-        }
-    }
-}
-
-/// Asks for memory that the tile will write when it is done computing, so that the two overlap.
-#[inline(always)]
-unsafe fn prefetch_write(p: *const u8, bytes: usize) {
-    #[cfg(target_arch = "x86_64")]
-    for at in (0..bytes).step_by(64) {
-        use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
-        unsafe { _mm_prefetch::<_MM_HINT_ET0>(p.add(at).cast()) };
-    }
-}
-
-#[inline(always)]
-fn prefetch_read(p: *const u8, bytes: usize) {
-    #[cfg(target_arch = "x86_64")]
-    for at in (0..bytes).step_by(64) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(at).cast()) };
-    }
-}
-
-fn position(offset: usize, strides: &[isize], index: &[usize]) -> isize {
-    offset as isize + strides.iter().zip(index).map(|(&s, &i)| s * i as isize).sum::<isize>()
-}
-
-/// Calls `f(place in the tile, position in the buffer, length, stride)` for each stretch of a tile along the last dimension.
-#[inline(always)]
-fn segments(shape: &[usize], strides: &[isize], offset: usize, index: &[usize], tile: Tile, mut f: impl FnMut(usize, isize, usize, isize)) {
-    let last = shape.len() - 1;
-    let mut pos = position(offset, strides, index);
-    match tile {
-        Tile::Box { dim, rows, cols, .. } => {
-            for r in 0..rows {
-                f(r * cols, pos + r as isize * strides[dim], cols, strides[last]);
-            }
-        }
-        Tile::Run { n, .. } => {
-            let mut len = (shape[last] - index[last]).min(n);
-            f(0, pos, len, strides[last]);
-            let mut done = len;
-            if done == n {
-                return;
-            }
-            let mut index: SmallVec<[usize; 8]> = index.into();
-            pos -= strides[last] * index[last] as isize;
-            index[last] = 0;
-            while done < n {
-                for d in (0..last).rev() {
-                    index[d] += 1;
-                    pos += strides[d];
-                    if index[d] < shape[d] {
-                        break;
-                    }
-                    pos -= strides[d] * shape[d] as isize;
-                    index[d] = 0;
-                }
-                len = shape[last].min(n - done);
-                f(done, pos, len, strides[last]);
-                done += len;
-            }
-        }
-    }
-}
-
-/// Collects a tile of an operand's elements, whatever its strides.
-unsafe fn gather<T: Copy>(code: &Code, o: &Operand, base: *mut u8, index: &[usize], tile: Tile, dst: *mut u8) {
-    let (base, dst) = (base.cast::<T>().cast_const(), dst.cast::<T>());
-    unsafe {
-        if let Tile::Box { dim, rows, cols, .. } = tile {
-            let (down, across) = (o.strides[dim], *o.strides.last().unwrap_or(&0));
-            if across.unsigned_abs() > down.unsigned_abs() && down != 0 {
-                let src = base.offset(position(o.offset, &o.strides, index));
-                return transpose(src, down, across, rows, cols, dst);
-            }
-        }
-        segments(code.shape, &o.strides, o.offset, index, tile, |at, pos, len, stride| {
-            let (src, dst) = (base.offset(pos), dst.add(at));
-            match stride {
-                1 => std::ptr::copy_nonoverlapping(src, dst, len),
-                0 => {
-                    let v = *src;
-                    (0..len).for_each(|i| *dst.add(i) = v);
-                }
-                _ => (0..len).for_each(|i| *dst.add(i) = *src.offset(i as isize * stride)),
-            }
-        });
-    }
-}
-
-multiversion! {
-    /// `dst[r][c] = src[r · down + c · across]`, reading along `down`.
-    unsafe fn transpose[T: Copy](src: *const T, down: isize, across: isize, rows: usize, cols: usize, dst: *mut T) {
-        // For the box below, which comes next.
-        for c in 0..cols {
-            let next = src.wrapping_offset(rows as isize * down + c as isize * across);
-            prefetch_read(next.cast(), rows * size_of::<T>());
-        }
-        let (mut r0, mut c0) = (0, 0);
-        if down == 1 {
-            // Squares of eight, which LLVM turns within registers.
-            c0 = cols / 8 * 8;
-            r0 = rows / 8 * 8;
-            for c in (0..c0).step_by(8) {
-                for r in (0..r0).step_by(8) {
-                    let src = src.offset(r as isize + c as isize * across);
-                    let x: [[T; 8]; 8] = std::array::from_fn(|j| *src.offset(j as isize * across).cast());
-                    for i in 0..8 {
-                        *dst.add((r + i) * cols + c).cast::<[T; 8]>() = std::array::from_fn(|j| x[j][i]);
-                    }
-                }
-            }
-        }
-        for c in 0..cols {
-            let src = src.offset(c as isize * across);
-            for r in if c < c0 { r0 } else { 0 }..rows {
-                *dst.add(r * cols + c) = *src.offset(r as isize * down);
-            }
-        }
-    }
-}
-
-multiversion! {
-    unsafe fn fill[T: Copy](n: usize, v: T, dst: *mut T) {
-        for i in 0..n {
-            *dst.add(i) = v;
-        }
-    }
-}
-
-multiversion! {
-    unsafe fn iota(n: usize, first: u32, step: u32, dst: *mut u32) {
-        for i in 0..n {
-            *dst.add(i) = first.wrapping_add((i as u32).wrapping_mul(step));
-        }
-    }
-}
-
-unsafe fn fill_sized(size: usize, n: usize, src: *const u8, dst: *mut u8) {
-    unsafe {
-        match size {
-            1 => fill(n, *src, dst),
-            2 => fill(n, *src.cast::<u16>(), dst.cast()),
-            4 => fill(n, *src.cast::<u32>(), dst.cast()),
-            _ => fill(n, *src.cast::<u64>(), dst.cast()),
-        }
-    }
-}
-
-unsafe fn fill_scalar(v: Scalar, dtype: DType, n: usize, dst: *mut u8) {
-    unsafe {
-        match dtype {
-            DType::Bool => fill(n, v.as_bool() as u8, dst),
-            DType::U8 => fill(n, v.as_i64() as u8, dst),
-            DType::I32 => fill(n, v.as_i64() as i32, dst.cast()),
-            DType::U32 => fill(n, v.as_i64() as u32, dst.cast()),
-            DType::I64 => fill(n, v.as_i64(), dst.cast()),
-            DType::F64 => fill(n, v.as_f64(), dst.cast()),
-            DType::F32 | DType::F16 | DType::BF16 => fill(n, v.as_f64() as f32, dst.cast()),
         }
     }
 }

@@ -32,6 +32,7 @@ fn check(name: &str, f: fn(f32) -> f32, exact: fn(f64) -> f64, lo: f32, hi: f32,
 #[test]
 fn errors_are_as_stated() {
     check("exp", exp, f64::exp, 0.0, 200.0, true, 1.5);
+    check("exp_falling", |x| exp_falling(-x), |x| (-x).exp(), 0.0, 87.0, false, 1.5);
     check("exp2", exp2, f64::exp2, 0.0, 300.0, true, 1.5);
     check("expm1", expm1, f64::exp_m1, 0.0, 200.0, true, 2.5);
     check("log", log, f64::ln, 1e-45, f32::MAX, false, 1.0);
@@ -48,6 +49,12 @@ fn errors_are_as_stated() {
     check("erf", erf, erf64, 0.0, 20.0, true, 2.5);
     check("sigmoid", sigmoid, |x| 1.0 / (1.0 + (-x).exp()), 0.0, 80.0, true, 3.0);
     check("softplus", softplus, softplus64, 0.0, 80.0, true, 3.0);
+}
+
+#[test]
+fn the_falling_exponential_ends_in_0_and_passes_nan_on() {
+    assert_eq!([0.0, -0.0, -87.5, -1e30, f32::NEG_INFINITY].map(exp_falling), [1.0, 1.0, 0.0, 0.0, 0.0]);
+    assert!(exp_falling(f32::NAN).is_nan() && exp_falling(-f32::NAN).is_nan());
 }
 
 #[test]

@@ -366,8 +366,16 @@ macro_rules! wgsl {
 }
 use wgsl;
 
-/// CPU bodies: one function for f32, one for f64.
+/// CPU bodies: one function for f32, one for f64. What is written as a closure for f32 becomes a function that is always inlined: LLVM leaves a
+/// long closure out of line, one call an element and compiled for the baseline.
 macro_rules! floats {
+    ($map:ident: |$($x:ident),+| $f32:expr, $f64:expr) => {{
+        #[inline(always)]
+        fn body($($x: f32),+) -> f32 {
+            $f32
+        }
+        floats!($map: body, $f64)
+    }};
     ($map:ident: $f32:expr, $f64:expr) => {
         |d| match d {
             crate::DType::F32 => floats!(@ $map f32 $f32),
