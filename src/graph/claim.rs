@@ -100,7 +100,13 @@ impl Claim {
     }
 
     fn from_nodes(mut stack: SmallVec<[Arc<Node>; 8]>) -> Result<(Claim, u64)> {
-        let epoch = (EPOCH.fetch_add(1, Ordering::Relaxed) as u64 + 1) << 32;
+        // Not 0, which is the mark of a node that no flush has seen.
+        let epoch = loop {
+            let next = EPOCH.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+            if next != 0 {
+                break (next as u64) << 32;
+            }
+        };
         let mut nodes: SmallVec<[(u64, Arc<Node>); 8]> = SmallVec::new();
         while let Some(node) = stack.pop() {
             if node.mark.swap(epoch | VISITED, Ordering::Relaxed) == epoch | VISITED {
@@ -380,12 +386,12 @@ impl Claim {
 }
 
 fn add_layout(key: &mut Key, l: &Layout) {
-    key.add((l.offset as u64) << 8 | l.shape.rank() as u64);
+    // Strides may be any number: whether there are some is told before.
+    let strided = !l.is_contiguous();
+    key.add((l.offset as u64) << 9 | (strided as u64) << 8 | l.shape.rank() as u64);
     key.0.extend(l.shape.iter().map(|&d| d as u64));
-    if !l.is_contiguous() {
+    if strided {
         key.0.extend(l.strides.iter().map(|&s| s as u64));
-    } else {
-        key.add(u64::MAX);
     }
 }
 

@@ -97,6 +97,11 @@ pub(super) fn idle() -> Option<impl Sized> {
     }
 }
 
+/// Keeps flushes from starting, once none is running. Not for a thread that runs one.
+pub(super) fn alone() -> impl Sized {
+    EXECUTOR.lock().unwrap_or_else(|e| e.into_inner())
+}
+
 /// Computes the roots, on whatever devices they are.
 pub(crate) fn flush(roots: &[Tensor]) -> Result<()> {
     flush_with(roots, false)

@@ -4,6 +4,7 @@
 use super::node::{FAILED, Node, PENDING};
 use super::op::Class;
 use super::{Tensor, flush};
+use crate::backend::cpu::threads;
 use crate::stats::{COUNTERS, count};
 use std::cell::Cell;
 use std::collections::HashSet;
@@ -80,13 +81,20 @@ pub(crate) fn live() -> Vec<Arc<Node>> {
 
 /// Runs everything that is pending and has no pending consumer.
 fn cut() {
-    let nodes = live();
-    let mut consumed: HashSet<*const Node> = HashSet::new();
-    for n in &nodes {
-        consumed.extend(n.body().inputs.iter().map(|t| Arc::as_ptr(&t.node)));
+    if threads::inside() {
+        // A kernel cannot wait for a flush, being part of one.
+        return;
     }
-    let roots: Vec<Tensor> =
-        nodes.into_iter().filter(|n| !consumed.contains(&Arc::as_ptr(n))).map(|node| Tensor { node, out: 0 }).collect();
+    let roots: Vec<Tensor> = {
+        // Looking at a node holds it for a moment: not while a flush of another thread counts the handles on it.
+        let _alone = flush::alone();
+        let nodes = live();
+        let mut consumed: HashSet<*const Node> = HashSet::new();
+        for n in &nodes {
+            consumed.extend(n.body().inputs.iter().map(|t| Arc::as_ptr(&t.node)));
+        }
+        nodes.into_iter().filter(|n| !consumed.contains(&Arc::as_ptr(n))).map(|node| Tensor { node, out: 0 }).collect()
+    };
     if flush::flush(&roots).is_err() {
         // One by one, so that an error stays with the nodes that it concerns.
         roots.iter().for_each(|t| keep_error(t, flush::flush(std::slice::from_ref(t))));

@@ -273,6 +273,8 @@ impl Header {
             dims.reverse();
         }
         let (shape, cpu) = (Shape::from(&dims[..]), Device::cpu());
+        // A size of 0 hides what the others multiply to.
+        shape.checked_numel()?;
         let wide = |f: &dyn Fn(&[u8]) -> i32| Tensor::from_vec(data.chunks_exact(self.kind.size()).map(f).collect(), shape.clone(), cpu);
         let tensor = match self.kind {
             Kind::Native(DType::Bool) if data.iter().any(|&b| b > 1) => {

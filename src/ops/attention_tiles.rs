@@ -3,7 +3,8 @@
 
 use super::attention::Dims;
 use super::rows::for_tasks;
-use crate::backend::cpu::micro::{self, MAX_COLUMNS, Operands, Stride, TileShape};
+use crate::backend::cpu::gemm::pack;
+use crate::backend::cpu::micro::{self, MAX_COLUMNS, Packed, TileShape};
 use crate::backend::cpu::scratch::scratch;
 use crate::backend::cpu::simd::multiversion;
 use crate::backend::cpu::threads::Shared;
@@ -12,8 +13,6 @@ use crate::layout::Layout;
 
 /// Keys of a block, about.
 const KEYS: usize = 128;
-/// Distance of the steps of packed keys.
-const PITCH: usize = 16;
 /// Lanes that the softmax takes at once: half a tile of AVX-512.
 const LANES: usize = 16;
 /// Tasks that a large call is cut into at least, where its shape allows.
@@ -97,24 +96,32 @@ pub(super) fn forward(tile: TileShape, d: &Dims, [q, k, v]: [(&[f32], &Layout); 
     let panels = d.keys.div_ceil(rows);
     // Even blocks, so that none is a sliver.
     let per_block = panels.div_ceil(panels.div_ceil(KEYS / rows));
-    let value_rows = d.value_width.div_ceil(d.value_width.div_ceil(rows));
-    let panel = d.width * PITCH;
+    let panel = d.width * rows;
+    let value_panels = d.value_width.div_ceil(rows);
     for_tasks(heads * parts, heads * d.queries * d.keys * 8, |t| {
         let (part, b, h) = (t % parts, t / parts / d.heads, t / parts % d.heads);
         let g = h / d.group();
         let (first, end) = (part * per_part * columns, ((part + 1) * per_part * columns).min(d.queries));
         // The keys that any of the queries before `end` may see.
         let seen = |end: usize| if o.causal { d.keys.min(end.saturating_add(o.position)) } else { d.keys };
-        scratch(panels * panel + (d.width + per_block * rows + d.value_width + 1) * columns, |all: &mut [f32]| {
+        // The keys and values of this task are packed once, for all of its queries.
+        let known = seen(end);
+        let values_len = value_panels * rows * known;
+        scratch(panels * panel + values_len + (d.width + per_block * rows + d.value_width + 1) * columns, |all: &mut [f32]| {
             let (keys, rest) = all.split_at_mut(panels * panel);
+            let (values, rest) = rest.split_at_mut(values_len);
             let (queries, rest) = rest.split_at_mut(d.width * columns);
             let (scores, rest) = rest.split_at_mut(per_block * rows * columns);
             let (sums, scale) = rest.split_at_mut(d.value_width * columns);
             let scale = &mut scale[..columns];
-            for (p, panel) in keys.chunks_exact_mut(panel).enumerate().take(seen(end).div_ceil(rows)) {
+            for (p, panel) in keys.chunks_exact_mut(panel).enumerate().take(known.div_ceil(rows)) {
                 let n = rows.min(d.keys - p * rows);
                 // SAFETY: these keys are in the tensor.
-                unsafe { micro::turn(tile, row(k.0, k.1, b, g, p * rows), k.1.strides[2], n, d.width, panel.as_mut_ptr(), PITCH) };
+                unsafe { micro::turn(tile, row(k.0, k.1, b, g, p * rows), k.1.strides[2], n, d.width, panel.as_mut_ptr(), rows) };
+            }
+            if known > 0 {
+                // SAFETY: these values are in the tensor; a panel holds each known key.
+                unsafe { pack(tile, row(v.0, v.1, b, g, 0), 1, v.1.strides[2], d.value_width, known, rows, values.as_mut_ptr()) };
             }
             for i in (first..end).step_by(columns) {
                 let n = columns.min(end - i);
@@ -131,18 +138,16 @@ pub(super) fn forward(tile: TileShape, d: &Dims, [q, k, v]: [(&[f32], &Layout); 
                     let here = (per_block * rows).min(keys_seen - j);
                     for p in 0..here.div_ceil(rows) {
                         let lines = rows.min(here - p * rows);
-                        let operands = Operands {
+                        let operands = Packed {
                             k: d.width,
                             a: keys[(j / rows + p) * panel..].as_ptr(),
-                            pitch: PITCH,
                             b: queries.as_ptr(),
-                            steps: Stride(columns as isize),
                             c: scores[p * rows * columns..].as_mut_ptr(),
                             stride: columns,
                             add: false,
                         };
                         // SAFETY: the packed keys and queries are there, and the scores are this task's.
-                        unsafe { micro::tile(tile, lines, half, operands) };
+                        unsafe { micro::packed(tile, lines, half, operands) };
                     }
                     let scores = &mut scores[..here * columns];
                     if o.causal && j + here > i.saturating_add(o.position) {
@@ -158,20 +163,18 @@ pub(super) fn forward(tile: TileShape, d: &Dims, [q, k, v]: [(&[f32], &Layout); 
                     if soften(scores, columns, &mut max, &mut sum, scale) && j > 0 {
                         scale_rows(sums, scale);
                     }
-                    for r in (0..d.value_width).step_by(value_rows) {
-                        let lines = value_rows.min(d.value_width - r);
-                        let operands = Operands {
+                    for (p, r) in (0..d.value_width).step_by(rows).enumerate() {
+                        let lines = rows.min(d.value_width - r);
+                        let operands = Packed {
                             k: here,
-                            a: row(v.0, v.1, b, g, j).wrapping_add(r),
-                            pitch: v.1.strides[2] as usize,
+                            a: values[(p * known + j) * rows..].as_ptr(),
                             b: scores.as_ptr(),
-                            steps: Stride(columns as isize),
                             c: sums[r * columns..].as_mut_ptr(),
                             stride: columns,
                             add: j > 0,
                         };
-                        // SAFETY: these values are in the tensor, and the sums are this task's.
-                        unsafe { micro::tile(tile, lines, half, operands) };
+                        // SAFETY: the packed values are there, and the sums are this task's.
+                        unsafe { micro::packed(tile, lines, half, operands) };
                     }
                 }
                 for l in 0..n {

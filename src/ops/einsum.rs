@@ -83,7 +83,8 @@ impl Term {
             return Ok(self);
         }
         let labels = self.labels.iter().copied().filter(|&l| passes(l)).collect();
-        Ok(Term { x: self.x.try_sum(gone)?, labels })
+        // In the operands' own dtype, as products are: a sum of u8 is an i32.
+        Ok(Term { x: self.x.try_sum(gone)?.try_cast(self.x.dtype())?, labels })
     }
 
     /// Drops axes of size 1 whose label has another size in `other`: there they broadcast.

@@ -43,6 +43,8 @@ impl Op for Fold {
 
     fn infer(&self, inputs: &[&Meta]) -> Result<Outputs> {
         let (p, x) = (&self.patches, inputs[0].shape());
+        // Everything that is multiplied below.
+        Shape::from([x[0], x[1], p.kernel[0], p.kernel[1], p.count[0], p.count[1]]).checked_numel()?;
         let taps = p.kernel[0] * p.kernel[1];
         let shape = if self.fold {
             Shape::from([x[0], x[1] / taps, p.size[0], p.size[1]])

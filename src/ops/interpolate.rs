@@ -199,8 +199,8 @@ impl Tensor {
                     return Err(Error::argument(OP, format!("factors {f:?} must be positive, and the result of sensible size")));
                 }
             };
-            if out == 0 || out > 1 << 30 {
-                return Err(Error::argument(OP, format!("a result of {out} pixels along axis {axis}: at least 1 is needed")));
+            if out == 0 || out > 1 << 24 {
+                return Err(Error::argument(OP, format!("a result of {out} pixels along axis {axis}: 1 to 2^24 can be made")));
             }
             if out == n && (mode == Interpolation::Nearest || align_corners || factor.is_none_or(|f| f == 1.0)) {
                 continue;

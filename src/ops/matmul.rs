@@ -145,6 +145,12 @@ impl Tensor {
             return Err(Error::shape(OP, &shapes(), "the axes before the last two must broadcast: equal, or 1"));
         };
         let (m, k, n) = (a.dims()[a.rank() - 2], inner.0, b.dims()[b.rank() - 1]);
+        for (rows, columns) in [(m, n), (m, k), (k, n)] {
+            let mut whole = batch.clone();
+            whole.push(rows);
+            whole.push(columns);
+            whole.checked_numel()?;
+        }
         let (dtype, compute) = (self.dtype(), kernel_dtype(self));
         let (a, b) = if compute == dtype { (a, b) } else { (a.try_cast(compute)?, b.try_cast(compute)?) };
         let matrix = |t: &Tensor| t.numel() == t.dims()[t.rank() - 2] * t.dims()[t.rank() - 1];

@@ -79,7 +79,49 @@ fn draws_are_the_same_everywhere() -> Result<()> {
         assert_eq!(both, [1, 2]);
         seen.push((p, drawn));
     }
-    assert!(seen.windows(2).all(|w| w[0].0 == w[1].0));
+    assert!(seen.windows(2).all(|w| w[0] == w[1]));
+    Ok(())
+}
+
+/// A slice and the same one backward differ in their strides alone.
+#[test]
+fn a_reversed_slice_has_a_plan_of_its_own() -> Result<()> {
+    for device in devices() {
+        let x = Tensor::arange(0.0f32, 32.0, 1.0, device);
+        x.eval()?;
+        let part = x.try_narrow(0, 9, 10)?;
+        assert_eq!((&part * 2.0).to_vec::<f32>()?, (9..19).map(|i| 2.0 * i as f32).collect::<Vec<_>>());
+        let back = x.try_narrow(0, 0, 10)?.try_flip(0)?;
+        assert_eq!((&back * 2.0).to_vec::<f32>()?, (0..10).rev().map(|i| 2.0 * i as f32).collect::<Vec<_>>());
+    }
+    Ok(())
+}
+
+/// What multiplies to more than memory can address is an error and no wrapped number.
+#[test]
+fn absurd_sizes_are_errors() -> Result<()> {
+    for device in devices() {
+        let one = Tensor::ones([1, 1], device);
+        let wide = |a: usize, b: usize| one.try_expand([a, b]);
+        assert!(wide(1 << 40, 1)?.try_matmul(&wide(1, 1 << 40)?).is_err());
+        let image = Tensor::ones([1, 1, 1, 1], device);
+        let options = fornax::ConvOptions { padding: (1 << 24).into(), ..Default::default() };
+        assert!(image.try_expand([1, 1 << 16, 1, 1])?.try_unfold([1 << 24, 1 << 24], options).is_err());
+        assert!(image.try_interpolate(fornax::Resize::To([1 << 25, 1 << 25].into()), fornax::Interpolation::Bilinear, false).is_err());
+    }
+    Ok(())
+}
+
+#[test]
+fn einsum_keeps_u8() -> Result<()> {
+    for device in devices() {
+        let a = Tensor::from_vec(vec![1u8, 2, 3, 4], [2, 2], device)?;
+        let b = Tensor::from_vec(vec![5u8, 6, 7, 200], [2, 2], device)?;
+        let k = Tensor::try_einsum("ij,jk->k", &[&a, &b])?;
+        assert_eq!(k.dtype(), DType::U8);
+        // Wrapped, as products of u8 are: (1 + 3)·5 + (2 + 4)·7 and (1 + 3)·6 + (2 + 4)·200.
+        assert_eq!(k.to_vec::<u8>()?, [62, (1224 % 256) as u8]);
+    }
     Ok(())
 }
 

@@ -36,28 +36,52 @@ impl Factor {
 unsafe impl Send for Factor {}
 unsafe impl Sync for Factor {}
 
-/// `out[k·width + l] = from[l·line + k·step]` for `lines` lines.
+/// Packs `lines` lines of `k` steps into panels of `width` lines: `out[p·width·k + s·width + l] = from[(p·width + l)·line + s·step]`.
 ///
 /// # Safety
-/// The lines can be read for `k` steps, and `out` written.
-unsafe fn pack(shape: TileShape, from: *const f32, line: isize, step: isize, lines: usize, k: usize, width: usize, out: *mut f32) {
+/// The lines can be read, and the panels written.
+#[allow(clippy::too_many_arguments)]
+pub(crate) unsafe fn pack(shape: TileShape, from: *const f32, line: isize, step: isize, lines: usize, k: usize, width: usize, out: *mut f32) {
     // SAFETY: as promised.
     unsafe {
-        if step == 1 {
-            return micro::turn(shape, from, line, lines, k, out, width);
-        }
-        for s in 0..k {
-            let (from, out) = (from.offset(s as isize * step), out.add(s * width));
-            if line == 1 && lines == width {
-                // Of a known size, where panels are whole.
-                match width {
-                    6 => std::ptr::copy_nonoverlapping(from, out, 6),
-                    16 => std::ptr::copy_nonoverlapping(from, out, 16),
-                    32 => std::ptr::copy_nonoverlapping(from, out, 32),
-                    n => std::ptr::copy_nonoverlapping(from, out, n),
+        match (line, step, width) {
+            (_, 1, _) => {
+                for l in (0..lines).step_by(width) {
+                    micro::turn(shape, from.offset(l as isize * line), line, width.min(lines - l), k, out.add(l * k), width);
                 }
-            } else {
-                (0..lines).for_each(|l| *out.add(l) = *from.offset(l as isize * line));
+            }
+            // The widths of the tiles: copies of a known size are a few instructions.
+            (1, _, 6) => beside::<6>(from, step, lines, k, out),
+            (1, _, 14) => beside::<14>(from, step, lines, k, out),
+            (1, _, 16) => beside::<16>(from, step, lines, k, out),
+            (1, _, 32) => beside::<32>(from, step, lines, k, out),
+            _ => {
+                for s in 0..k {
+                    for l in 0..lines {
+                        let to = l / width * width * k + s * width + l % width;
+                        *out.add(to) = *from.offset(s as isize * step + l as isize * line);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// [`pack`] of lines that lie side by side: step after step, so that memory is read in order.
+///
+/// # Safety
+/// As [`pack`].
+unsafe fn beside<const WIDTH: usize>(from: *const f32, step: isize, lines: usize, k: usize, out: *mut f32) {
+    let whole = lines / WIDTH;
+    // SAFETY: as promised.
+    unsafe {
+        for s in 0..k {
+            let from = from.offset(s as isize * step);
+            for p in 0..whole {
+                std::ptr::copy_nonoverlapping(from.add(p * WIDTH), out.add(p * WIDTH * k + s * WIDTH), WIDTH);
+            }
+            for l in whole * WIDTH..lines {
+                *out.add(whole * WIDTH * k + s * WIDTH + l - whole * WIDTH) = *from.add(l);
             }
         }
     }
@@ -147,16 +171,15 @@ impl Job {
                     break;
                 }
                 let (first, panels) = if g < groups_a { (g * GROUP, panels_a) } else { ((g - groups_a) * GROUP, panels_b) };
-                for p in first..(first + GROUP).min(panels) {
-                    // SAFETY: the panel's lines are in the matrix, and its place in the scratch memory is its own.
-                    unsafe {
-                        if g < groups_a {
-                            let from = self.a.at(i0 + p * mr, k0);
-                            pack(self.shape, from, self.a.rs, self.a.cs, mr.min(m - p * mr), k, mr, packed_a.pointer(p * mr * k, mr * k));
-                        } else {
-                            let from = self.b.at(k0, j0 + p * nr);
-                            pack(self.shape, from, self.b.cs, self.b.rs, nr.min(n - p * nr), k, nr, packed_b.pointer(p * nr * k, nr * k));
-                        }
+                let here = GROUP.min(panels - first);
+                // SAFETY: the panels' lines are in the matrix, and their places in the scratch memory are their own.
+                unsafe {
+                    if g < groups_a {
+                        let (from, lines) = (self.a.at(i0 + first * mr, k0), (here * mr).min(m - first * mr));
+                        pack(self.shape, from, self.a.rs, self.a.cs, lines, k, mr, packed_a.pointer(first * mr * k, here * mr * k));
+                    } else {
+                        let (from, lines) = (self.b.at(k0, j0 + first * nr), (here * nr).min(n - first * nr));
+                        pack(self.shape, from, self.b.cs, self.b.rs, lines, k, nr, packed_b.pointer(first * nr * k, here * nr * k));
                     }
                 }
                 claims.packed.fetch_add(1, Ordering::Release);
