@@ -1,6 +1,7 @@
 //! Tables from CSV files.
 
 use super::Stream;
+use super::quotes::Quotes;
 use super::source::{failed, open};
 use crate::{Device, Error, Result, Tensor};
 use std::collections::BTreeMap;
@@ -52,7 +53,8 @@ impl Csv {
         self
     }
 
-    /// The number in place of an empty field, `?`, `NA`, `N/A`, `NaN` or `null`. Without it, such a field is an error.
+    /// The number in place of an empty field, `?`, `NA`, `N/A`, `NaN` or `null`. Without it, such a field is an error. An infinite number, or one that
+    /// f64 does not hold, is one in any case.
     pub fn missing(mut self, value: f64) -> Csv {
         self.missing = Some(value);
         self
@@ -67,7 +69,8 @@ impl Csv {
     /// Reads a file; a gzip file is unpacked.
     ///
     /// # Errors
-    /// `Error::Io` for the file; `Error::Format` with line and column for a row of another length, or a field that is no number.
+    /// `Error::Io` for the file; `Error::Format` for two columns of one name, and with line and column for a row of another length, a field that is no
+    /// finite number, or a quote that the end of the file leaves open.
     pub fn read(&self, path: impl AsRef<Path>) -> Result<Table> {
         let path = path.as_ref();
         self.table(Reader::new(path.display().to_string(), open(path)?, self)?)
@@ -148,7 +151,7 @@ struct Reader<R> {
     columns: Vec<String>,
     text: Vec<bool>,
     missing: Option<f64>,
-    reader: csv::Reader<R>,
+    reader: csv::Reader<Quotes<R>>,
     record: csv::StringRecord,
     /// A first line that is no header.
     waiting: bool,
@@ -161,13 +164,20 @@ impl<R: std::io::Read> Reader<R> {
     fn new(name: String, source: R, options: &Csv) -> Result<Reader<R>> {
         let mut builder = csv::ReaderBuilder::new();
         let builder = builder.flexible(true).trim(csv::Trim::All).delimiter(options.delimiter).has_headers(false);
-        let (mut reader, mut record) = (builder.from_reader(source), csv::StringRecord::new());
-        let found = reader.read_record(&mut record).map_err(|e| wrong(&name, e))?;
+        let (mut reader, mut record) = (builder.from_reader(Quotes::new(source, options.delimiter)), csv::StringRecord::new());
+        let found = read(&name, &mut reader, &mut record)?;
         if !found && options.header {
             return Err(Error::format(&name, "no header line"));
         }
         let columns: Vec<String> =
             if options.header { record.iter().map(String::from).collect() } else { (0..record.len()).map(|i| i.to_string()).collect() };
+        if let Some((second, first)) =
+            columns.iter().enumerate().find_map(|(i, c)| Some((i, columns[..i].iter().position(|other| other == c)?)))
+        {
+            let message =
+                format!("columns {} and {} are both called {:?}: give each a name of its own", first + 1, second + 1, columns[first]);
+            return Err(Error::format(&name, message));
+        }
         if let Some(column) = options.text.iter().find(|t| !columns.contains(t)) {
             return Err(Error::format(&name, format!("no column {column:?}; there are {}", columns.join(", "))));
         }
@@ -180,7 +190,7 @@ impl<R: std::io::Read> Reader<R> {
     /// The next row; `code` gives the number of a field of a text column.
     fn next(&mut self, mut code: impl FnMut(usize, &str) -> f64) -> Result<Option<&[f64]>> {
         let waiting = std::mem::take(&mut self.waiting);
-        if !waiting && !self.reader.read_record(&mut self.record).map_err(|e| wrong(&self.name, e))? {
+        if !waiting && !read(&self.name, &mut self.reader, &mut self.record)? {
             return Ok(None);
         }
         let line = self.record.position().map_or(0, |p| p.line());
@@ -193,15 +203,34 @@ impl<R: std::io::Read> Reader<R> {
             let value = match (self.text[i], self.missing) {
                 (true, _) => code(i, field),
                 (false, Some(missing)) if MISSING.contains(&field) => missing,
-                _ => field.parse::<f64>().map_err(|_| {
-                    let shown: String = field.chars().take(40).collect();
-                    Error::format(&self.name, format!("line {line}, column {} ({}): {shown:?} is not a number", i + 1, self.columns[i]))
-                })?,
+                (false, missing) => {
+                    let wrong = |what: &str| {
+                        let shown: String = field.chars().take(40).collect();
+                        Error::format(&self.name, format!("line {line}, column {} ({}): {shown:?} is {what}", i + 1, self.columns[i]))
+                    };
+                    match (field.parse::<f64>(), missing) {
+                        (Ok(value), _) if value.is_finite() => value,
+                        (Ok(value), Some(missing)) if value.is_nan() => missing,
+                        (Ok(_), _) => return Err(wrong("not a finite number")),
+                        (Err(_), _) => return Err(wrong("not a number")),
+                    }
+                }
             };
             self.row.push(value);
         }
         Ok(Some(&self.row))
     }
+}
+
+/// The next record, if there is one.
+fn read<R: std::io::Read>(name: &str, reader: &mut csv::Reader<Quotes<R>>, record: &mut csv::StringRecord) -> Result<bool> {
+    let found = reader.read_record(record).map_err(|e| wrong(name, e))?;
+    if found && reader.get_ref().is_left_open() {
+        let line = record.position().map_or(0, |p| p.line());
+        let message = format!("line {line}, column {}: the quote is never closed: is the file cut off?", record.len());
+        return Err(Error::format(name, message));
+    }
+    Ok(found)
 }
 
 fn wrong(name: &str, e: csv::Error) -> Error {
@@ -382,6 +411,12 @@ mod tests {
         assert_eq!(message("a,b\n1,2,3\n"), "t: line 2 has 3 columns, the header has 2");
         assert_eq!(message("a\n1\n\"\"\n"), "t: line 3, column 1 (a): \"\" is not a number");
         assert_eq!(message(""), "t: no header line");
+        // What Rust reads as a number, and no data set means.
+        for field in ["NaN", "-nan", "inf", "-Infinity", "1e999"] {
+            let says = format!("t: line 3, column 2 (b): {field:?} is not a finite number");
+            assert_eq!(message(&format!("a,b\n1,2\n3,{field}\n")), says);
+        }
+        assert_eq!(message("a, b,a\n1,2,3\n"), "t: columns 1 and 3 are both called \"a\": give each a name of its own");
         let reader = Reader::new("t".into(), &b"a\n\xff\n"[..], &Csv::new()).unwrap();
         assert_eq!(Csv::new().table(reader).unwrap_err().to_string(), "t: line 2, column 1: not valid UTF-8");
         assert!(matches!(Table::read("/nowhere/x.csv"), Err(Error::Io { .. })));
@@ -395,6 +430,33 @@ mod tests {
     }
 
     #[test]
+    fn a_quote_left_open_is_no_field_of_many_lines() -> Result<()> {
+        let csv = Csv::new().text(&["k"]);
+        let whole = "x,k\n1,\"a, b\"\n2,\"c\nd \"\"e\"\"\"\n3,5\" pipe\n4,\"f\"\n";
+        assert_eq!(csv.parse("t", whole)?.categories("k")?, ["5\" pipe", "a, b", "c\nd \"e\"", "f"]);
+        // Cut off at any byte, the text is an error, or has the rows that are whole.
+        let full = csv.parse("t", whole)?;
+        for end in 0..whole.len() {
+            let Ok(table) = csv.parse("t", &whole[..end]) else { continue };
+            assert!((0..table.rows().saturating_sub(1)).all(|r| table.row(r)[0] == full.row(r)[0]), "{end}");
+            assert!(
+                table.categories("k")?.iter().all(|k| !k.contains('\n') || k.starts_with("c\nd")),
+                "{end}: {:?}",
+                table.categories("k")
+            );
+        }
+        let says = |text: &str| csv.parse("t", text).unwrap_err().to_string();
+        assert_eq!(says("x,k\n1,a\n2,\"b\n3,c\n4,d\n"), "t: line 3, column 2: the quote is never closed: is the file cut off?");
+        assert_eq!(says("x,k\n1,\"b"), "t: line 2, column 2: the quote is never closed: is the file cut off?");
+        assert_eq!(says("x,\"k\n1,2\n"), "t: line 1, column 2: the quote is never closed: is the file cut off?");
+        assert!(says("x,k\n1,\"b\"\"\n").ends_with("is the file cut off?"));
+        // A buffer that ends inside quotes is no end of the file.
+        let long = format!("x,k\n{}", "1,\"a\nb\"\n".repeat(5000));
+        assert_eq!(csv.parse("t", &long)?.rows(), 5000);
+        Ok(())
+    }
+
+    #[test]
     fn files_without_header_and_with_text() -> Result<()> {
         let plain = Csv::new().header(false).parse("t", "1,2\n3,4\n")?;
         assert_eq!((plain.rows(), plain.column("1")?), (2, vec![2.0, 4.0]));
@@ -405,6 +467,9 @@ mod tests {
         assert_eq!(mixed.column("x")?, [1.0, -1.0, -1.0]);
         assert_eq!(mixed.categories("k")?, ["ant", "zebra"]);
         assert_eq!(mixed.labels("k", Device::cpu())?.to_vec::<i32>()?, [1, 0, 1]);
+        let missing = Csv::new().missing(0.5);
+        assert_eq!(missing.parse("t", "x\nNaN\nNAN\n-nan\n1e300\n")?.column("x")?, [0.5, 0.5, 0.5, 1e300]);
+        assert!(missing.parse("t", "x\ninf\n").is_err() && missing.parse("t", "x\n1e999\n").is_err());
         assert!(Csv::new().text(&["q"]).parse("t", "x\n1\n").is_err());
         assert!(Csv::new().text(&["x"]).stream("t").is_err());
         Ok(())

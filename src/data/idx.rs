@@ -71,10 +71,10 @@ fn words(data: &[u8]) -> impl Iterator<Item = [u8; 4]> + '_ {
 /// MNIST, or another set under the same file names (Fashion-MNIST, KMNIST): the rows to train on and those to test on. The folder has
 /// `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-images-idx3-ubyte` and `t10k-labels-idx1-ubyte`, each with or without `.gz`.
 ///
-/// Images are u8 `[n, 1, height, width]`, a quarter of the memory of f32: cast a batch, and divide by 255. Labels are i32 `[n]`.
+/// Images are u8 `[n, 1, height, width]`, a quarter of the memory of f32: cast a batch, and divide by 255. Labels are i32 `[n]`, 0 to 9.
 ///
 /// # Errors
-/// As [`read_idx`]; `Error::Format` where the files do not belong together.
+/// As [`read_idx`]; `Error::Format` where the files do not belong together, or a label is none of the ten.
 ///
 /// ```no_run
 /// use fornax::data::{DataLoader, mnist};
@@ -100,7 +100,11 @@ pub fn mnist(folder: impl AsRef<Path>) -> Result<(TensorDataset<2>, TensorDatase
         if y.dims() != [n] {
             return Err(Error::format(labels, format!("shape {}: there are {n} images", y.shape())));
         }
-        TensorDataset::new([x.try_reshape([n, 1, height, width])?, y.try_cast(crate::DType::I32)?])
+        let y = y.try_cast(crate::DType::I32)?;
+        if let Some((row, label)) = y.to_vec::<i32>()?.into_iter().enumerate().find(|(_, label)| !(0..10).contains(label)) {
+            return Err(Error::format(labels, format!("row {row}: label {label} is out of range (there are 10)")));
+        }
+        TensorDataset::new([x.try_reshape([n, 1, height, width])?, y])
     };
     Ok((part("train")?, part("t10k")?))
 }

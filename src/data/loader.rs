@@ -1,5 +1,6 @@
 //! The loader: batches of a data set, in order or in a seeded random order, made by worker threads if asked for.
 
+use super::place::{LoaderOrder, LoaderState};
 use super::prefetch::Prefetch;
 use super::{Collate, Dataset, Request};
 use crate::{Device, Error, Result};
@@ -83,46 +84,6 @@ impl Iterator for Plan {
         self.next += 1;
         let rows = self.rows[first..(first + self.batch_size).min(self.rows.len())].to_vec();
         Some((rows, Request { first, ..self.request }))
-    }
-}
-
-/// A place in a loader's batches, to be saved and resumed from: the batches that follow it are those that would have followed.
-///
-/// ```
-/// use fornax::data::{DataLoader, Rows};
-/// let loader = DataLoader::new(Rows::new((0..10).collect::<Vec<i32>>()), 3).shuffle(1);
-/// let mut epoch = loader.epoch(4);
-/// epoch.next();
-/// let state = epoch.state();
-/// assert_eq!((state.epoch, state.batch), (4, 1));
-/// let rest: Vec<Vec<i32>> = epoch.map(|b| b?.to_vec()).collect::<fornax::Result<_>>()?;
-/// let resumed: Vec<Vec<i32>> = loader.resume(&state)?.map(|b| b?.to_vec()).collect::<fornax::Result<_>>()?;
-/// assert_eq!(rest, resumed);
-/// # Ok::<(), fornax::Error>(())
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LoaderState {
-    /// The epoch.
-    pub epoch: u64,
-    /// How many of its batches were taken.
-    pub batch: usize,
-    /// The rows of an epoch, by which another data set is found out; 0 for a stream, which does not know them.
-    pub rows: usize,
-    /// The size of a batch.
-    pub batch_size: usize,
-    /// The loader's seed.
-    pub seed: u64,
-}
-
-impl LoaderState {
-    /// Whether a loader with the state `own` can go on from here.
-    pub(super) fn check(&self, own: &LoaderState) -> Result<()> {
-        if (self.rows, self.batch_size, self.seed) == (own.rows, own.batch_size, own.seed) {
-            return Ok(());
-        }
-        let of = |s: &LoaderState| format!("{} rows in batches of {} with seed {}", s.rows, s.batch_size, s.seed);
-        let message = format!("the state is of a loader of {}, this one has {}: use the same data and options", of(self), of(own));
-        Err(Error::argument("resume", message))
     }
 }
 
@@ -354,7 +315,13 @@ impl<D: Dataset, B> DataLoader<D, B> {
 
     /// The state of an epoch before its first batch.
     fn start(&self, epoch: u64) -> LoaderState {
-        LoaderState { epoch, batch: 0, rows: self.rows(), batch_size: self.batch_size, seed: self.seed }
+        let order = match self.order {
+            Order::Sequential => LoaderOrder::Sequential,
+            Order::Shuffled => LoaderOrder::Shuffled,
+            Order::Weighted { .. } => LoaderOrder::Weighted,
+        };
+        let (rows, drop_last) = (self.rows(), Some(self.drop_last));
+        LoaderState { epoch, batch: 0, rows, batch_size: self.batch_size, seed: self.seed, order: Some(order), drop_last }
     }
 
     /// The batches of an epoch.
@@ -379,7 +346,7 @@ impl<D: Dataset, B> DataLoader<D, B> {
     /// The batches of an epoch that follow a saved place. No row before it is read.
     ///
     /// # Errors
-    /// `Error::Argument` where the state is of a loader of another size or seed.
+    /// `Error::Argument` where the state is of a loader of another size, seed or order, or of one that does otherwise with the last batch.
     pub fn resume(&self, state: &LoaderState) -> Result<Batches<'_, D, B>> {
         state.check(&self.start(state.epoch))?;
         Ok(self.from(*state))

@@ -1,6 +1,6 @@
 //! Data sets in iterator style: rows that come one after the other, from files larger than memory, say.
 
-use super::loader::LoaderState;
+use super::place::LoaderState;
 use super::prefetch::{Prefetch, caught};
 use super::{Collate, Request, Rng};
 use crate::{Device, Result};
@@ -213,7 +213,8 @@ impl<T: Send + 'static, B: Send + 'static> StreamLoader<T, B> {
     }
 
     fn start(&self, epoch: u64) -> LoaderState {
-        LoaderState { epoch, batch: 0, rows: 0, batch_size: self.batch_size, seed: self.stream.seed }
+        let (batch_size, seed) = (self.batch_size, self.stream.seed);
+        LoaderState { epoch, batch: 0, rows: 0, batch_size, seed, order: None, drop_last: Some(self.drop_last) }
     }
 
     /// The batches of an epoch. An error of the stream is the last of them.

@@ -332,8 +332,9 @@ struct Entry {
     deflated: bool,
     crc: u32,
     size: usize,
-    /// Where its bytes are.
+    /// Where its bytes are, and where its own header before them begins.
     range: Range<usize>,
+    local: usize,
 }
 
 fn short(bytes: &[u8], at: usize) -> Option<usize> {
@@ -381,8 +382,14 @@ fn entries(bytes: &[u8]) -> Result<Vec<Entry>, String> {
         let range = data.and_then(|data| Some(data..data.checked_add(packed)?)).filter(|r| r.end <= bytes.len());
         let range = range.ok_or_else(|| wrong("it lies outside the file"))?;
         let crc = field(16)? as u32;
-        all.push(Entry { name: name.strip_suffix(".npy").unwrap_or(name).into(), deflated: method == 8, crc, size, range });
+        all.push(Entry { name: name.strip_suffix(".npy").unwrap_or(name).into(), deflated: method == 8, crc, size, range, local });
         at += length;
+    }
+    // Files that share their bytes unpack to any multiple of the archive's size.
+    let mut sorted: Vec<&Entry> = all.iter().collect();
+    sorted.sort_by_key(|e| e.local);
+    if let Some(pair) = sorted.windows(2).find(|pair| pair[1].local < pair[0].range.end) {
+        return Err(format!("arrays {:?} and {:?} lie in the same bytes", pair[0].name, pair[1].name));
     }
     Ok(all)
 }

@@ -77,7 +77,8 @@ impl Metric for Accuracy {
     }
 }
 
-/// The share of rows whose class is among the `k` with the largest scores; of equal scores, that of the larger class counts as larger.
+/// The share of rows whose class is among the `k` with the largest scores; of equal scores, that of the larger class counts as larger. A score that
+/// is NaN is an error.
 ///
 /// ```
 /// use fornax::metrics::{Metric, TopK};
@@ -115,6 +116,10 @@ impl Metric for TopK {
             return Err(Error::shape("top_k", &[prediction.shape(), target.shape()], "scores [N, classes] and targets [N]"));
         }
         let (scores, targets) = (prediction.to_vec::<f64>()?, target.to_vec::<i32>()?);
+        if let Some(at) = scores.iter().position(|s| s.is_nan()) {
+            let (row, class) = (at / classes, at % classes);
+            return Err(Error::argument("top_k", format!("the score of row {row}, class {class} is NaN: it has no rank")));
+        }
         let mut right = 0;
         for (i, &t) in targets.iter().enumerate() {
             let row = &scores[i * classes..(i + 1) * classes];

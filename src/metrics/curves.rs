@@ -36,6 +36,11 @@ impl Scores {
         Ok(())
     }
 
+    /// Whether there are positive and negative rows.
+    fn has_both(&self) -> bool {
+        self.0.iter().any(|row| row.1) && self.0.iter().any(|row| !row.1)
+    }
+
     /// From the largest score down: each different score, and how many positive and negative rows have it or a larger one.
     fn steps(&self) -> Vec<(f64, f64, f64)> {
         let mut sorted = self.0.clone();
@@ -65,7 +70,7 @@ pub struct Curve {
 }
 
 /// The area under the curve of true over false positives: the probability that a positive row has a larger score than a negative one.
-/// Scores are logits or probabilities `[N]`, targets 0 or 1.
+/// Scores are logits or probabilities `[N]`, targets 0 or 1. Of rows of one class alone it is NaN, as scikit-learn's with its warning.
 ///
 /// ```
 /// use fornax::metrics::{Metric, RocAuc};
@@ -124,6 +129,9 @@ impl Metric for RocAuc {
         self.0.update("roc", prediction, target)
     }
     fn compute(&self) -> Result<f64> {
+        if !self.0.0.is_empty() && !self.0.has_both() {
+            return Ok(f64::NAN);
+        }
         let curve = self.curve()?;
         let strip = |(x, y): (&[f64], &[f64])| (x[1] - x[0]) * (y[0] + y[1]) / 2.0;
         Ok(curve.x.windows(2).zip(curve.y.windows(2)).map(strip).sum())
@@ -139,7 +147,8 @@ impl Metric for RocAuc {
     }
 }
 
-/// The area under the curve of precision over recall, as a sum of steps: Σ (Rᵢ - Rᵢ₋₁) Pᵢ. Scores and targets are those of [`RocAuc`].
+/// The area under the curve of precision over recall, as a sum of steps: Σ (Rᵢ - Rᵢ₋₁) Pᵢ. Scores and targets are those of [`RocAuc`]. Without a
+/// positive row it is 0, as scikit-learn's with its warning.
 ///
 /// ```
 /// use fornax::metrics::{AveragePrecision, Metric};
@@ -202,6 +211,9 @@ impl Metric for AveragePrecision {
         self.0.update("average_precision", prediction, target)
     }
     fn compute(&self) -> Result<f64> {
+        if !self.0.0.is_empty() && !self.0.0.iter().any(|row| row.1) {
+            return Ok(0.0);
+        }
         let curve = self.curve()?;
         Ok(curve.x.windows(2).zip(&curve.y).map(|(r, p)| (r[0] - r[1]) * p).sum())
     }

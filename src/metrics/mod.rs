@@ -3,8 +3,8 @@
 //! A metric is updated with one batch after the other and computed at any time; the result is that of all rows at once, computed in f64 on the host. So an
 //! update reads its tensors: update when the batch's work is done, or keep predictions and update at the end of the epoch.
 //!
-//! Where a quotient has nothing below the line (the precision of a class that was never predicted), it is 0, as scikit-learn's `zero_division=0`. A
-//! metric of no rows is an error.
+//! Where a quotient has nothing below the line (the precision of a class that was never predicted), it is 0, as scikit-learn's `zero_division=0`;
+//! [`RocAuc`] of rows of one class is NaN. A metric of no rows is an error.
 //!
 //! ```
 //! use fornax::metrics::{Accuracy, Metric};
@@ -33,6 +33,20 @@ use crate::{Error, Result, Tensor};
 pub trait Metric {
     /// What it is called in logs.
     fn name(&self) -> &'static str;
+
+    /// This metric under another name, so that several of a kind can stand side by side.
+    ///
+    /// ```
+    /// use fornax::metrics::{Metric, TopK};
+    /// let metrics: Vec<Box<dyn Metric>> = vec![Box::new(TopK::new(1).named("top_1")), Box::new(TopK::new(5).named("top_5"))];
+    /// assert_eq!(metrics[1].name(), "top_5");
+    /// ```
+    fn named(self, name: &'static str) -> Named<Self>
+    where
+        Self: Sized,
+    {
+        Named { name, metric: self }
+    }
 
     /// Takes in a batch of predictions and what would have been right.
     ///
@@ -68,6 +82,44 @@ pub trait Metric {
     /// # Errors
     /// `Error::Argument` where the numbers are not those of such a metric. It is as before then.
     fn set_state(&mut self, state: &[f64]) -> Result<()>;
+}
+
+/// A metric under a name of its own: what [`Metric::named`] gives.
+///
+/// ```
+/// use fornax::metrics::{Metric, MeanSquaredError};
+/// use fornax::{Device, Tensor};
+/// let mut error = MeanSquaredError::new().named("squared_error");
+/// error.update(&Tensor::ones(2, Device::cpu()), &Tensor::zeros(2, Device::cpu()))?;
+/// assert_eq!((error.name(), error.compute()?), ("squared_error", 1.0));
+/// # Ok::<(), fornax::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Named<M> {
+    name: &'static str,
+    /// The metric itself.
+    pub metric: M,
+}
+
+impl<M: Metric> Metric for Named<M> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+    fn update(&mut self, prediction: &Tensor, target: &Tensor) -> Result<()> {
+        self.metric.update(prediction, target)
+    }
+    fn compute(&self) -> Result<f64> {
+        self.metric.compute()
+    }
+    fn reset(&mut self) {
+        self.metric.reset()
+    }
+    fn state(&self) -> Vec<f64> {
+        self.metric.state()
+    }
+    fn set_state(&mut self, state: &[f64]) -> Result<()> {
+        self.metric.set_state(state)
+    }
 }
 
 /// The error of a state that is of another metric.

@@ -53,7 +53,6 @@ macro_rules! with_number {
 with_number! {
     LeakyReLU leaky_relu try_leaky_relu negative_slope 0.01 "The slope below zero.",
     ELU elu try_elu alpha 1.0 "The value that it falls to is `-alpha`.",
-    Softplus softplus try_softplus beta 1.0 "The sharpness.",
 }
 
 /// Activations that are compositions of tensor ops.
@@ -102,6 +101,22 @@ composed! {
         /// α: the value that it falls to is `-alpha`.
         alpha: f64 = 1.0
     } |s, x| x.try_div(s.alpha)?.try_elu(1.0)?.try_mul(s.alpha);
+    /// `log(1 + exp(beta·x)) / beta` ([`Tensor::softplus`]), and `x` itself where `beta·x` is above the threshold, as PyTorch's.
+    ///
+    /// ```
+    /// use fornax::nn::{Forward, Softplus};
+    /// use fornax::{Device, Tensor};
+    /// let x = Tensor::from_slice(&[0.0f32, 3.0], 2, Device::cpu())?;
+    /// let y = Softplus { threshold: 2.0, ..Softplus::default() }.forward(&x)?.to_vec::<f32>()?;
+    /// assert!((y[0] - 2f32.ln()).abs() < 1e-6 && y[1] == 3.0);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
+    Softplus {
+        /// The sharpness.
+        beta: f64 = 1.0,
+        /// Above which `beta·x` the function is `x`.
+        threshold: f64 = 20.0
+    } |s, x| x.try_mul(s.beta)?.try_gt(s.threshold)?.try_where(x, x.try_softplus(s.beta)?);
     /// `log(1 / (1 + exp(−x)))`.
     LogSigmoid {} |_s, x| x.try_neg()?.try_softplus(1.0)?.try_neg();
     /// `x − λ` above λ, `x + λ` below −λ, 0 between.

@@ -260,7 +260,8 @@ pub struct RMSNorm {
     pub weight: Option<Param>,
     /// The sizes of the axes that are normalised.
     pub shape: Shape,
-    /// What is added to the mean square; `None` for the dtype's epsilon.
+    /// What is added to the mean square. `None`: the epsilon of the dtype that is computed in, 2⁻⁵² for f64 and 2⁻²³ for all others (f16 and bf16 are
+    /// computed in f32), as PyTorch does.
     pub eps: Option<f64>,
 }
 

@@ -105,6 +105,7 @@ pub trait Rule: Clone {
 pub struct Group<R> {
     lr: f64,
     initial_lr: Option<f64>,
+    maximize: bool,
     pub(super) rule: R,
 }
 
@@ -120,6 +121,20 @@ impl<R> Group<R> {
     /// ```
     pub fn lr(mut self, lr: f64) -> Group<R> {
         self.lr = lr;
+        self
+    }
+
+    /// Whether the group goes up the gradient, not down (off).
+    ///
+    /// ```
+    /// use fornax::nn::{Linear, Module};
+    /// use fornax::optim::{Optimizer, SGD};
+    /// let (player, opponent) = (Linear::new(3, 8, fornax::Device::cpu()), Linear::new(8, 2, fornax::Device::cpu()));
+    /// let optimizer = SGD::new(player.parameters(), 0.1).group(opponent.parameters(), |g| g.maximize(true));
+    /// assert_eq!((optimizer.setting(0, "maximize"), optimizer.setting(1, "maximize")), (Some(0.0), Some(1.0)));
+    /// ```
+    pub fn maximize(mut self, maximize: bool) -> Group<R> {
+        self.maximize = maximize;
         self
     }
 }
@@ -168,7 +183,7 @@ pub(super) struct Core<R> {
 impl<R: Rule> Core<R> {
     pub fn new(params: impl IntoIterator<Item = Param>, lr: f64, rule: R) -> Core<R> {
         let mut core = Core { groups: Vec::new(), slots: Vec::new(), seen: HashSet::new() };
-        core.push(params, Group { lr, initial_lr: None, rule });
+        core.push(params, Group { lr, initial_lr: None, maximize: false, rule });
         core
     }
 
@@ -193,6 +208,10 @@ impl<R: Rule> Core<R> {
         &mut self.groups[0].rule
     }
 
+    pub fn maximize(&mut self, maximize: bool) {
+        self.groups[0].maximize = maximize;
+    }
+
     pub fn num_groups(&self) -> usize {
         self.groups.len()
     }
@@ -202,6 +221,7 @@ impl<R: Rule> Core<R> {
         match name {
             "lr" => Some(group.lr),
             "initial_lr" => group.initial_lr,
+            "maximize" => Some(group.maximize.get()),
             _ => group.rule.clone().settings().iter().find(|s| s.0 == name).map(|s| s.1.get()),
         }
     }
@@ -215,13 +235,14 @@ impl<R: Rule> Core<R> {
         match name {
             "lr" => group.lr = value,
             "initial_lr" => group.initial_lr = Some(value),
+            "maximize" => group.maximize.put(value),
             _ => {
                 let mut settings = group.rule.settings();
                 match settings.iter_mut().find(|s| s.0 == name) {
                     Some(s) => s.1.put(value),
                     None => {
                         let names: Vec<&str> = settings.iter().map(|s| s.0).collect();
-                        return Err(Error::argument(optimizer, format!("no setting {name}: it has lr, {}", names.join(", "))));
+                        return Err(Error::argument(optimizer, format!("no setting {name}: it has lr, maximize, {}", names.join(", "))));
                     }
                 }
             }
@@ -250,6 +271,7 @@ impl<R: Rule> Core<R> {
                 }
                 let Some(g) = grads.take_id(slot.param.id()) else { continue };
                 let group = &self.groups[slot.group];
+                let g = if group.maximize { g.try_neg()? } else { g };
                 let device = slot.param.device();
                 let key = (slot.group, device, slot.clock.id());
                 let at = match ticks.iter().position(|t| t.0 == key) {
@@ -316,6 +338,7 @@ impl<R: Rule> Core<R> {
             if let Some(lr) = group.initial_lr {
                 number(format!("groups.{i}.initial_lr"), lr);
             }
+            number(format!("groups.{i}.maximize"), group.maximize.get());
             for (name, value) in group.rule.clone().settings() {
                 number(format!("groups.{i}.{name}"), value.get());
             }
@@ -354,6 +377,9 @@ impl<R: Rule> Core<R> {
                 group.initial_lr = None;
             }
             group.initial_lr = number(format!("groups.{i}.initial_lr"))?.or(group.initial_lr);
+            if let Some(value) = number(format!("groups.{i}.maximize"))? {
+                group.maximize.put(value);
+            }
             for (name, setting) in group.rule.settings() {
                 if let Some(value) = number(format!("groups.{i}.{name}"))? {
                     setting.put(value);
@@ -482,6 +508,18 @@ macro_rules! optimizer {
                     settings: impl FnOnce($crate::optim::Group<$rule>) -> $crate::optim::Group<$rule>,
                 ) -> $name {
                     self.0.group(params, settings);
+                    self
+                }
+
+                /// Whether to go up the gradient, not down (off): as a step down the gradient of the loss with its sign turned.
+                ///
+                /// ```
+                /// use fornax::nn::{Linear, Module};
+                /// let layer = Linear::new(3, 2, fornax::Device::cpu());
+                #[doc = concat!("let optimizer = fornax::optim::", stringify!($name), "::new([layer.weight.clone()], 0.1).maximize(true);")]
+                /// ```
+                pub fn maximize(mut self, maximize: bool) -> $name {
+                    self.0.maximize(maximize);
                     self
                 }
 

@@ -3,8 +3,9 @@
 use super::progress::Progress;
 use super::{Checkpoint, History, Logs};
 use crate::autograd::Gradients;
+use crate::io::StateDict;
 use crate::nn::Module;
-use crate::optim::Optimizer;
+use crate::optim::{AveragedModel, Optimizer};
 use crate::{Error, Result};
 
 /// Where a training is, and its model and optimizer: what callbacks are given.
@@ -14,6 +15,7 @@ pub struct Run<'r> {
     pub model: &'r dyn Module,
     /// The optimizer.
     pub optimizer: &'r mut (dyn Optimizer + 'r),
+    pub(super) average: Option<&'r AveragedModel>,
     pub(super) state: &'r mut State,
     pub(super) progress: &'r Progress,
 }
@@ -32,7 +34,20 @@ pub(super) struct State {
     pub history: History,
     /// Values by name, running over the epoch.
     pub means: Vec<(String, super::Mean)>,
+    /// The last epoch had no validation, though the training has one.
+    pub unvalidated: bool,
     pub stop: Option<String>,
+}
+
+impl State {
+    /// A number of the last epoch, which is `epoch`; `None` where it can be one of the validation that this epoch did not have.
+    pub fn monitored(&self, who: &'static str, name: &str, epoch: u64) -> Result<Option<f64>> {
+        let missing = || format!("no number {name:?} was logged in epoch {epoch}; there are {}", self.logs.names());
+        match self.logs.get(name) {
+            None if !self.unvalidated => Err(Error::argument(who, missing())),
+            value => Ok(value),
+        }
+    }
 }
 
 impl Run<'_> {
@@ -71,13 +86,25 @@ impl Run<'_> {
         self.state.logs.set(name, value);
     }
 
-    /// A number of the last epoch.
+    /// A number of the last epoch. `None` where there is none of this name and [`validate_every`](super::Trainer::validate_every) let the epoch go without
+    /// the validation that may log it: whoever watches the number passes over the epoch.
     ///
     /// # Errors
-    /// `Error::Argument` where there is none of this name, with the names that there are.
-    pub fn monitored(&self, who: &'static str, name: &str) -> Result<f64> {
-        let missing = || format!("no number {name:?} was logged in epoch {}; there are {}", self.state.epoch, self.state.logs.names());
-        self.state.logs.get(name).ok_or_else(|| Error::argument(who, missing()))
+    /// `Error::Argument` where there is none of this name in an epoch that lacked nothing, with the names that there are.
+    pub fn monitored(&self, who: &'static str, name: &str) -> Result<Option<f64>> {
+        self.state.monitored(who, name, self.state.epoch)
+    }
+
+    /// The weights that a validation sees: the averages, where the training keeps some ([`Trainer::average`](super::Trainer::average)), else the model's own.
+    ///
+    /// # Errors
+    /// Those of [`AveragedModel::with`].
+    pub fn validated_weights(&self) -> Result<StateDict> {
+        match self.average {
+            // Before the first step there is no average.
+            Some(average) if average.n_averaged() > 0 => average.with(self.model, || self.model.state_dict()),
+            _ => Ok(self.model.state_dict()),
+        }
     }
 
     /// The numbers of all epochs so far.

@@ -1,6 +1,6 @@
 //! Checkpoints: tensors as safetensors, the rest as JSON, in a folder that is whole or not there.
 
-use crate::data::{Json, LoaderState};
+use crate::data::{Json, LoaderOrder, LoaderState};
 use crate::io::{StateDict, safetensors};
 use crate::{Error, Result, RngState};
 use std::collections::BTreeMap;
@@ -104,8 +104,14 @@ impl Checkpoint {
 
     /// Keeps a place in a loader's batches.
     pub fn set_loader(&mut self, state: &LoaderState) {
-        let LoaderState { epoch, batch, rows, batch_size, seed } = *state;
-        self.set("loader", serde_json::json!({ "epoch": epoch, "batch": batch, "rows": rows, "batch_size": batch_size, "seed": seed }));
+        let LoaderState { epoch, batch, rows, batch_size, seed, order, drop_last } = *state;
+        let order = order.map(LoaderOrder::name);
+        self.set(
+            "loader",
+            serde_json::json!({
+                "epoch": epoch, "batch": batch, "rows": rows, "batch_size": batch_size, "seed": seed, "order": order, "drop_last": drop_last
+            }),
+        );
     }
 
     /// The place in a loader's batches that was kept, if one was.
@@ -118,12 +124,21 @@ impl Checkpoint {
         }
         let number = |field| self.number("loader", field);
         let size = |field| number(field).map(|n| n as usize);
+        // Older checkpoints do not have these.
+        let told = |field: &str| self.get("loader").and_then(|l| l.get(field)).filter(|v| !v.is_null());
+        let order = told("order").map(|o| {
+            let order = o.as_str().and_then(LoaderOrder::of_name);
+            order.ok_or_else(|| self.wrong("loader.order must be sequential, shuffled or weighted"))
+        });
+        let drop_last = told("drop_last").map(|d| d.as_bool().ok_or_else(|| self.wrong("loader.drop_last must be true or false")));
         Ok(Some(LoaderState {
             epoch: number("epoch")?,
             batch: size("batch")?,
             rows: size("rows")?,
             batch_size: size("batch_size")?,
             seed: number("seed")?,
+            order: order.transpose()?,
+            drop_last: drop_last.transpose()?,
         }))
     }
 
@@ -239,6 +254,13 @@ impl Checkpoint {
     }
 }
 
+/// Whether a folder lacks the index of a checkpoint, or a file that it names: half of it was removed.
+pub(super) fn is_remnant(folder: &Path) -> bool {
+    let index = std::fs::read_to_string(folder.join(INDEX)).ok().and_then(|text| serde_json::from_str::<Json>(&text).ok());
+    let files = index.as_ref().and_then(|i| i["parts"].as_object()).map(|parts| parts.values().filter_map(|p| p["file"].as_str()));
+    files.is_none_or(|mut files| files.any(|f| !folder.join(f).is_file()))
+}
+
 impl std::fmt::Debug for Checkpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let parts: BTreeMap<&String, usize> = self.parts.iter().map(|(name, dict)| (name, dict.len())).collect();
@@ -258,8 +280,12 @@ fn beside(path: &Path, ending: &str) -> Result<PathBuf> {
     Ok(path.with_file_name(name))
 }
 
-/// Removes a folder that may not be there.
+/// Removes a folder that may not be there. Its index goes first, so that what a kill leaves of it is no checkpoint.
 pub(super) fn remove(folder: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(folder.join(INDEX)) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
     match std::fs::remove_dir_all(folder) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
         _ => Ok(()),

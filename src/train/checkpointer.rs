@@ -1,6 +1,6 @@
 //! Which checkpoints are taken, and which are kept.
 
-use super::checkpoint::{json_number, number_from, remove, replace_file};
+use super::checkpoint::{is_remnant, json_number, number_from, remove, replace_file};
 use super::{Callback, Checkpoint, Goal, Run, When};
 use crate::data::Json;
 use crate::{Error, Result};
@@ -73,7 +73,8 @@ impl Checkpointer {
         self
     }
 
-    /// Keeps the one that is best by a number of the epoch, too. (Those in the middle of an epoch have no such number, and are never the best.)
+    /// Keeps the one that is best by a number of the epoch, too. (Those in the middle of an epoch, and of an epoch without the validation that gives
+    /// it, have no such number, and are never the best.)
     pub fn best(mut self, monitor: &str, goal: Goal) -> Checkpointer {
         self.monitor = Some((monitor.to_string(), goal));
         self
@@ -151,11 +152,22 @@ impl Checkpointer {
     /// The list to begin with, once what a kill has left behind is removed.
     fn start(&self) -> Result<Index> {
         let Ok(entries) = std::fs::read_dir(&self.folder) else { return Ok(Index::default()) };
+        // Of a list that cannot be read nobody knows what it names.
+        let listed = Index::read(&self.folder).map(Option::unwrap_or_default);
+        let is_listed = |step: u64| listed.as_ref().map_or(true, |list| list.names(step));
         for entry in entries.flatten() {
             let name = entry.file_name();
-            let Some(name) = name.to_str() else { continue };
-            let stem = name.strip_suffix(".tmp").and_then(|n| n.strip_prefix("step-"));
-            if stem.is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit())) {
+            let Some(name) = name.to_str().and_then(|n| n.strip_prefix("step-")) else { continue };
+            let (number, ending) = name.split_once('.').unwrap_or((name, ""));
+            let Some(step) = number.parse::<u64>().ok().filter(|_| number.bytes().all(|b| b.is_ascii_digit())) else { continue };
+            let leftover = match ending {
+                "tmp" => true,
+                // Without the one that was to replace it, it is the checkpoint that the list names.
+                "old" => !is_listed(step) || !is_remnant(&place(&self.folder, step)),
+                "" => !is_listed(step) && is_remnant(&entry.path()),
+                _ => false,
+            };
+            if leftover {
                 let place = entry.path();
                 remove(&place).map_err(|e| Error::io(place, e))?;
             }
@@ -169,6 +181,10 @@ fn place(folder: &Path, step: u64) -> PathBuf {
 }
 
 impl Index {
+    fn names(&self, step: u64) -> bool {
+        self.saved.iter().chain(&self.best).any(|s| s.0 == step)
+    }
+
     fn read(folder: &Path) -> Result<Option<Index>> {
         let file = folder.join(INDEX);
         let text = match std::fs::read_to_string(&file) {
@@ -204,7 +220,7 @@ impl Callback for Checkpointer {
     fn on_checkpoint(&mut self, checkpoint: &Checkpoint, run: &mut Run<'_>) -> Result<()> {
         // In the middle of an epoch the numbers are those of the one before.
         let value = match &self.monitor {
-            Some((name, _)) if run.batch() == 0 => Some(run.monitored("Checkpointer", name)?),
+            Some((name, _)) if run.batch() == 0 => run.monitored("Checkpointer", name)?,
             _ => None,
         };
         self.save(checkpoint, run.step(), value)

@@ -37,7 +37,8 @@ impl Goal {
 
 /// Stops when a number has not got better for `patience` epochs, as Keras' and Lightning's callbacks of this name.
 ///
-/// As a callback of a [`Trainer`](super::Trainer) it watches the number of this name; in a loop of your own call [`update`](EarlyStopping::update).
+/// As a callback of a [`Trainer`](super::Trainer) it watches the number of this name, and passes over epochs without the validation that gives it; in a loop of
+/// your own call [`update`](EarlyStopping::update).
 ///
 /// ```
 /// use fornax::train::EarlyStopping;
@@ -90,7 +91,7 @@ impl EarlyStopping {
         self
     }
 
-    /// After how many epochs in a row without a better number to stop.
+    /// After how many epochs in a row without a better number to stop. Only epochs that have the number count.
     pub fn patience(mut self, epochs: u64) -> EarlyStopping {
         self.patience = epochs;
         self
@@ -109,6 +110,9 @@ impl EarlyStopping {
     }
 
     /// Whether the model gets the weights of its best epoch back at the end of the training, whether it was stopped early or not.
+    ///
+    /// They are the weights that were validated: where the trainer keeps an average ([`Trainer::average`](super::Trainer::average)), the averages as they were
+    /// after that epoch, not the weights that the optimizer had reached. The average itself stays what it is at the end.
     pub fn restore_best(mut self, restore: bool) -> EarlyStopping {
         self.restore_best = restore;
         self
@@ -175,7 +179,8 @@ impl EarlyStopping {
     }
 
     fn reason(&self) -> String {
-        format!("{} has not got better than {:.6} (epoch {}) for {} epochs", self.monitor, self.best, self.best_epoch, self.waited)
+        let Self { monitor, best, best_epoch, waited, .. } = self;
+        format!("{monitor} has not got better than {best:.6} (epoch {best_epoch}) in the {waited} epochs since that have it")
     }
 
     /// The name of its state in a checkpoint.
@@ -195,8 +200,16 @@ impl Callback for EarlyStopping {
     }
 
     fn on_epoch_end(&mut self, run: &mut Run<'_>) -> Result<()> {
-        let value = run.monitored("EarlyStopping", &self.monitor)?;
-        if self.update_with(value, run.model) {
+        let Some(value) = run.monitored("EarlyStopping", &self.monitor)? else { return Ok(()) };
+        let over = self.update(value);
+        if self.waited == 0 {
+            // Not the number of updates: an epoch without validation is none.
+            self.best_epoch = run.epoch();
+            if self.restore_best {
+                self.weights = Some(run.validated_weights()?);
+            }
+        }
+        if over {
             run.stop(self.reason());
         }
         Ok(())

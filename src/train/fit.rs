@@ -4,7 +4,7 @@ use super::callback::State;
 use super::checkpoint::{json_number, number_from};
 use super::progress::Progress;
 use super::step::{Late, LateStep, Queue, Step};
-use super::trainer::{Ended, Per, Report, fresh, no_output};
+use super::trainer::{Ended, Per, Report, distinct, fresh, log_metrics, no_output};
 use super::{Callback, Checkpoint, Checkpointer, History, Logs, Mean, Run, When, interrupt};
 use crate::autograd::Gradients;
 use crate::data::{EpochBatches, Json, Loader, LoaderState};
@@ -142,8 +142,8 @@ impl<'a> Core<'a> {
 
     /// Calls all callbacks.
     fn each(&mut self, f: &mut dyn FnMut(&mut dyn Callback, &mut Run<'_>) -> Result<()>) -> Result<()> {
-        let Core { model, optimizer, callbacks, state, progress, .. } = self;
-        let mut run = Run { model: *model, optimizer: &mut **optimizer, state, progress };
+        let Core { model, optimizer, average, callbacks, state, progress, .. } = self;
+        let mut run = Run { model: *model, optimizer: &mut **optimizer, average: average.as_deref(), state, progress };
         callbacks.iter_mut().try_for_each(|c| f(&mut **c, &mut run))
     }
 
@@ -154,6 +154,7 @@ impl<'a> Core<'a> {
         self.held.clear();
         self.late.clear();
         self.state.stop = None;
+        distinct(&self.metrics)?;
         let ended = self.run(source);
         self.progress.finish();
         let ended = ended?;
@@ -304,7 +305,7 @@ impl<'a> Core<'a> {
             gradients.clip_norm(norm)?;
         }
         self.each(&mut |c, run| c.on_gradients(&mut gradients, run))?;
-        let lr = self.optimizer.lr();
+        let (lr, skip) = (self.optimizer.lr(), gradients.skip().cloned());
         match &mut self.scaler {
             Some(scaler) => {
                 scaler.step(&mut *self.optimizer, gradients)?;
@@ -315,7 +316,7 @@ impl<'a> Core<'a> {
         self.state.step += 1;
         // The step is submitted: its numbers can come when they are there.
         let batches = self.held.drain(..).map(|(step, batch)| Late::start(step, batch)).collect();
-        self.late.push_back(LateStep { step: self.state.step, lr, batches });
+        self.late.push_back(LateStep { step: self.state.step, lr, skip, batches });
         if let Some(average) = &mut self.average {
             average.update(self.model)?;
         }
@@ -329,16 +330,25 @@ impl<'a> Core<'a> {
     /// Takes in the numbers of all steps but the last `keep`.
     fn read_late(&mut self, keep: usize) -> Result<()> {
         while self.late.len() > keep {
-            let Some(LateStep { step, lr, batches }) = self.late.pop_front() else { return Ok(()) };
+            let Some(LateStep { step, lr, skip, batches }) = self.late.pop_front() else { return Ok(()) };
             let mut own: Vec<(String, Mean)> = Vec::new();
             for late in batches {
                 let (batch, weight, output) = (late.batch, late.weight as f64, late.output.clone());
-                for (i, (name, value)) in late.wait()?.into_iter().enumerate() {
-                    if i == 0 && !value.is_finite() && self.stop_on_nan {
+                let numbers = late.wait()?;
+                let value = numbers.first().map_or(0.0, |(_, loss)| *loss);
+                if !value.is_finite() {
+                    // What overflowed in a step that the scaler did not take is its affair: the scale is lower in the next one.
+                    if skip.as_ref().map_or(Ok(0.0), |s| s.item::<f64>())? != 0.0 {
+                        numbers.iter().for_each(|(name, value)| update(&mut own, name, *value, weight));
+                        continue;
+                    }
+                    if self.stop_on_nan {
                         return Err(Error::NotFinite { what: "loss".into(), value, epoch: self.state.epoch + 1, step, batch });
                     }
+                }
+                for (name, value) in &numbers {
                     for means in [&mut own, &mut self.state.means] {
-                        update(means, &name, value, weight);
+                        update(means, name, *value, weight);
                     }
                 }
                 match output {
@@ -357,12 +367,13 @@ impl<'a> Core<'a> {
     /// The numbers of the epoch, and the validation.
     fn end_epoch(&mut self) -> Result<()> {
         let mut logs = self.running();
-        for m in &self.metrics {
-            logs.set(m.name(), m.compute()?);
-        }
+        log_metrics(&mut logs, &self.metrics)?;
         logs.set("lr", self.optimizer.lr());
         self.state.logs = logs;
-        let due = (self.state.epoch + 1).is_multiple_of(self.validate_every) || self.state.epoch + 1 == self.state.epochs || self.leaves();
+        let epoch = self.state.epoch + 1;
+        // Not where the training merely leaves: the run that goes on from there would have a validation that a run without a stop has not.
+        let due = epoch.is_multiple_of(self.validate_every) || epoch == self.state.epochs;
+        self.state.unvalidated = self.validate.is_some() && !due;
         if due && self.validate.is_some() {
             self.each(&mut |c, run| c.on_validation_start(run))?;
             if let Some(validate) = &mut self.validate {
@@ -382,9 +393,9 @@ impl<'a> Core<'a> {
         match &mut self.scheduler {
             Some((scheduler, Per::Epoch)) => scheduler.step(&mut *self.optimizer)?,
             Some((scheduler, Per::Monitored(name))) => {
-                let missing = || format!("no number {name:?} was logged; there are {}", self.state.logs.names());
-                let value = self.state.logs.get(name).ok_or_else(|| Error::argument("Trainer", missing()))?;
-                scheduler.step_with(value, &mut *self.optimizer)?;
+                if let Some(value) = self.state.monitored("Trainer", name, epoch)? {
+                    scheduler.step_with(value, &mut *self.optimizer)?;
+                }
             }
             _ => {}
         }

@@ -103,6 +103,8 @@ impl Late {
 pub(super) struct LateStep {
     pub step: u64,
     pub lr: f64,
+    /// Not 0 where a `GradScaler` has skipped the step.
+    pub skip: Option<Tensor>,
     pub batches: Vec<Late>,
 }
 

@@ -51,7 +51,7 @@ pub enum Per {
     Step,
     /// After each epoch.
     Epoch,
-    /// After each epoch, by this number of it: for `ReduceLROnPlateau`.
+    /// After each epoch, by this number of it: for `ReduceLROnPlateau`. Epochs without the validation that gives the number are passed over.
     Monitored(String),
 }
 
@@ -233,7 +233,7 @@ impl<'a, M: Module> Trainer<'a, M> {
     }
 
     /// Adds a metric of the training batches, from the [`Step::output`] of each. It reads predictions on the host, one step late; a
-    /// [`Step::value`] costs less.
+    /// [`Step::value`] costs less. Of two of one name one gets another: `TopK::new(5).named("top_5")`.
     pub fn metric(mut self, metric: impl Metric + 'a) -> Self {
         self.core.metrics.push(Box::new(metric));
         self
@@ -285,7 +285,28 @@ impl<'a, M: Module> Trainer<'a, M> {
         self
     }
 
-    /// Validates after every so many epochs (1), and after the last.
+    /// Validates after every so many epochs (1), and after the last of [`epochs`](Trainer::epochs). What watches a number of the validation
+    /// (`EarlyStopping`, `Checkpointer::best`, [`Per::Monitored`]) passes over the epochs without one; a number that a validation does not give is an error.
+    ///
+    /// ```
+    /// use fornax::data::{DataLoader, TensorDataset};
+    /// use fornax::nn::{self, Forward, Module};
+    /// use fornax::train::{EarlyStopping, Trainer};
+    /// use fornax::{Device, Tensor, optim::SGD};
+    /// let loader = DataLoader::new(TensorDataset::new([Tensor::ones([8, 1], Device::cpu())])?, 4);
+    /// let model = nn::Linear::new(1, 1, Device::cpu());
+    /// let step = |model: &nn::Linear, [x]: [Tensor; 1]| nn::mse_loss(&model.forward(&x)?, &x);
+    /// let report = Trainer::new(&model, SGD::new(model.parameters(), 0.1))
+    ///     .epochs(5)
+    ///     .validation(&loader, step, vec![])
+    ///     .validate_every(2)
+    ///     .callback(EarlyStopping::new("val_loss").patience(2))
+    ///     .progress(false)
+    ///     .fit(&loader, step)?;
+    /// let validated: Vec<f64> = report.history.series("val_loss").iter().map(|p| p.0).collect();
+    /// assert_eq!(validated, [2.0, 4.0, 5.0]);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
     pub fn validate_every(mut self, epochs: u64) -> Self {
         self.core.validate_every = epochs.max(1);
         self
@@ -306,7 +327,8 @@ impl<'a, M: Module> Trainer<'a, M> {
         self
     }
 
-    /// Whether a loss that is not finite ends the training with `Error::NotFinite` (it does), or is passed over.
+    /// Whether a loss that is not finite ends the training with `Error::NotFinite` (it does), or is passed over. That of a step which a [`GradScaler`]
+    /// skipped is passed over in any case: it is in the numbers of the step, and not in those of the epoch.
     pub fn stop_on_nan(mut self, stop: bool) -> Self {
         self.core.stop_on_nan = stop;
         self
@@ -321,7 +343,7 @@ impl<'a, M: Module> Trainer<'a, M> {
     ///
     /// # Errors
     /// Those of the step, the loaders, the optimizer and the callbacks; `Error::NotFinite` where the loss is NaN or infinite; `Error::Argument` where the
-    /// loader has no batch.
+    /// loader has no batch, or where two metrics have one name.
     pub fn fit<L, F, S>(&mut self, loader: &L, step: F) -> Result<Report>
     where
         L: Loader,
@@ -337,7 +359,7 @@ impl<'a, M: Module> Trainer<'a, M> {
 /// evaluation mode, inside [`no_grad`](crate::no_grad).
 ///
 /// # Errors
-/// Those of the loader, the step and the metrics; `Error::Argument` where there is no batch.
+/// Those of the loader, the step and the metrics; `Error::Argument` where there is no batch, or where two metrics have one name.
 ///
 /// ```
 /// use fornax::data::{DataLoader, TensorDataset};
@@ -361,6 +383,7 @@ where
     L: Loader,
     S: Into<Step>,
 {
+    distinct(metrics)?;
     metrics.iter_mut().for_each(|m| m.reset());
     let mut means: Vec<(String, Mean)> = Vec::new();
     let mut take = |late: Late| -> Result<()> {
@@ -395,10 +418,33 @@ where
         None => return Err(Error::argument("evaluate", "the loader has no batch")),
     }
     let mut logs: Logs = means.iter().filter_map(|(n, m)| m.value().map(|v| (n.as_str(), v))).collect();
+    log_metrics(&mut logs, metrics)?;
+    Ok(logs)
+}
+
+/// Adds what the metrics give.
+pub(super) fn log_metrics(logs: &mut Logs, metrics: &[Box<dyn Metric + '_>]) -> Result<()> {
     for m in metrics {
+        if logs.get(m.name()).is_some() {
+            return Err(taken(m.name(), "a metric and a number of the step"));
+        }
         logs.set(m.name(), m.compute()?);
     }
-    Ok(logs)
+    Ok(())
+}
+
+/// Refuses metrics of one name, before there is a batch.
+pub(super) fn distinct(metrics: &[Box<dyn Metric + '_>]) -> Result<()> {
+    for (i, m) in metrics.iter().enumerate() {
+        if metrics[..i].iter().any(|other| other.name() == m.name()) {
+            return Err(taken(m.name(), "two metrics"));
+        }
+    }
+    Ok(())
+}
+
+fn taken(name: &str, who: &str) -> Error {
+    Error::argument("Trainer", format!("{who} are called {name:?}: give the metric another name with Metric::named"))
 }
 
 pub(super) fn no_output() -> Error {

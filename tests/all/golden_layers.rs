@@ -93,7 +93,7 @@ fn layers_as_pytorch() {
         layer(g, "sigmoid", nn::Sigmoid);
         layer(g, "softmax", nn::Softmax { axis: 0 });
         layer(g, "softmin", nn::Softmin { axis: 1 });
-        layer(g, "softplus", nn::Softplus { beta: 2.0 });
+        layer(g, "softplus", nn::Softplus { beta: 2.0, ..nn::Softplus::default() });
         layer(g, "softshrink", nn::Softshrink::default());
         layer(g, "softsign", nn::Softsign);
         layer(g, "tanh", nn::Tanh);

@@ -1,6 +1,7 @@
 //! The loaders: workers change nothing but the time, states resume, faults come out, and no thread is left.
 
-use fornax::data::{DataLoader, Dataset, Rng, Rows, Stream, StreamLoader, TensorDataset};
+use fornax::data::{DataLoader, Dataset, LoaderOrder, LoaderState, Rng, Rows, Stream, StreamLoader, TensorDataset};
+use fornax::train::Checkpoint;
 use fornax::{Device, Error, Result, Tensor};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -47,6 +48,37 @@ fn any_number_of_workers_gives_the_same_batches() -> Result<()> {
         let other = DataLoader::new(Noisy(30), 4).shuffle(9);
         assert!(matches!(other.resume(&state), Err(Error::Argument { .. })));
     }
+    Ok(())
+}
+
+#[test]
+fn a_place_is_of_loaders_of_the_same_order() -> Result<()> {
+    let rows = || Rows::new((0..10).collect::<Vec<i32>>());
+    let loader = || DataLoader::new(rows(), 4);
+    let shuffled = loader().shuffle(0).epoch(1).state();
+    assert_eq!((shuffled.order, shuffled.drop_last), (Some(LoaderOrder::Shuffled), Some(false)));
+    let refuses = |e: Error, what: &str| assert!(e.to_string().contains(what), "{e}");
+    refuses(
+        loader().resume(&shuffled).map(|_| ()).unwrap_err(),
+        "of 10 shuffled rows in batches of 4 with seed 0, this one has 10 sequential rows",
+    );
+    refuses(loader().weighted(vec![1.0; 10], 10, false, 0)?.resume(&shuffled).map(|_| ()).unwrap_err(), "this one has 10 weighted rows");
+    refuses(loader().shuffle(0).drop_last(true).resume(&shuffled).map(|_| ()).unwrap_err(), "the last left out where it is smaller");
+    let stream = || StreamLoader::new(Stream::new(|_| Ok((0..5).map(Ok::<i32, _>))), 2);
+    let of_stream = stream().epoch(0)?.state();
+    assert!(stream().drop_last(true).resume(&of_stream).is_err() && stream().resume(&of_stream).is_ok());
+    // A checkpoint keeps it; one from before there were these fields goes on with any order.
+    let mut checkpoint = Checkpoint::new();
+    for state in [shuffled, of_stream, loader().weighted(vec![1.0; 10], 3, true, 5)?.drop_last(true).epoch(2).state()] {
+        checkpoint.set_loader(&state);
+        assert_eq!(checkpoint.loader()?, Some(state));
+    }
+    checkpoint.set("loader", serde_json::json!({ "epoch": 1, "batch": 1, "rows": 10, "batch_size": 4, "seed": 0 }));
+    let old = checkpoint.loader()?.unwrap();
+    assert_eq!(old, LoaderState { batch: 1, order: None, drop_last: None, ..shuffled });
+    assert_eq!((loader().resume(&old)?.count(), loader().shuffle(0).resume(&old)?.count()), (2, 2));
+    checkpoint.set("loader", serde_json::json!({ "epoch": 1, "batch": 1, "rows": 10, "batch_size": 4, "seed": 0, "order": "sideways" }));
+    refuses(checkpoint.loader().unwrap_err(), "sequential, shuffled or weighted");
     Ok(())
 }
 

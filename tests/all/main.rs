@@ -54,6 +54,7 @@ mod summaries;
 mod text;
 mod train_tools;
 mod trainer;
+mod trainer_numbers;
 mod training;
 mod transformers;
 mod transformers_bad;

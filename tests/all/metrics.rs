@@ -111,6 +111,24 @@ fn curves_equal_scikit_learns() -> Result<()> {
     Ok(())
 }
 
+/// scikit-learn warns there, and gives these values.
+#[test]
+fn rows_of_one_class_have_no_curve_but_a_value() -> Result<()> {
+    let scores = Tensor::from_slice(&[0.2f32, 0.7, 0.4], 3, Device::cpu())?;
+    for (class, precision) in [(0, 0.0), (1, 1.0)] {
+        let target = Tensor::full(3, class, (fornax::DType::I32, Device::cpu()));
+        let (mut roc, mut pr) = (RocAuc::new(), AveragePrecision::new());
+        assert!(roc.compute().is_err() && pr.compute().is_err());
+        roc.update(&scores, &target)?;
+        pr.update(&scores, &target)?;
+        assert!(roc.compute()?.is_nan(), "{class}");
+        assert_eq!(pr.compute()?, precision, "{class}");
+        assert!(roc.curve().unwrap_err().to_string().contains("one class"));
+        assert_eq!(pr.curve().is_ok(), class == 1);
+    }
+    Ok(())
+}
+
 #[test]
 fn metrics_of_numbers_equal_scikit_learns() -> Result<()> {
     for case in golden()["regression"].as_array().unwrap() {
@@ -143,8 +161,10 @@ fn what_does_not_fit_is_an_error_and_changes_nothing() -> Result<()> {
     let mut roc = RocAuc::new();
     assert!(roc.update(&Tensor::ones(2, cpu), &ints(&[0, 2])?).is_err());
     assert!(roc.update(&Tensor::full(2, f32::NAN, cpu), &ints(&[0, 1])?).is_err());
-    roc.update(&Tensor::ones(2, cpu), &ints(&[1, 1])?)?;
-    assert!(roc.compute().is_err());
+    let mut top = TopK::new(2);
+    let e =
+        top.update(&Tensor::from_slice(&[0.0f32, 1.0, 2.0, 3.0, f32::NAN, 5.0], [2, 3], cpu)?, &ints(&[0, 0])?).unwrap_err().to_string();
+    assert!(e.contains("the score of row 1, class 1 is NaN") && top.compute().is_err(), "{e}");
     let mut r2 = R2::new();
     r2.update(&Tensor::ones([2, 2], cpu), &Tensor::ones([2, 2], cpu))?;
     assert!(r2.update(&Tensor::ones([2, 3], cpu), &Tensor::ones([2, 3], cpu)).is_err());

@@ -97,6 +97,14 @@ fn one(name: &str, p: Vec<Param>) -> Box<dyn Optimizer> {
         "lamb_decay" => Box::new(Lamb::new(p, 0.05).betas(0.8, 0.95).eps(1e-4).weight_decay(0.2)),
         "lion" => Box::new(Lion::new(p, 0.01)),
         "lion_decay" => Box::new(Lion::new(p, 0.01).betas(0.95, 0.8).weight_decay(0.5)),
+        "sgd_maximize" => Box::new(SGD::new(p, 0.02).momentum(0.9).nesterov(true).weight_decay(0.05).maximize(true)),
+        "adam_maximize" => Box::new(Adam::new(p, 0.05).weight_decay(0.1).amsgrad(true).maximize(true)),
+        "adamw_maximize" => Box::new(AdamW::new(p, 0.05).weight_decay(0.3).maximize(true)),
+        "nadam_maximize" => Box::new(NAdam::new(p, 0.05).weight_decay(0.1).maximize(true)),
+        "radam_maximize" => Box::new(RAdam::new(p, 0.05).betas(0.8, 0.95).weight_decay(0.1).maximize(true)),
+        "adagrad_maximize" => Box::new(Adagrad::new(p, 0.1).weight_decay(0.1).maximize(true)),
+        "rmsprop_maximize" => Box::new(RMSprop::new(p, 0.01).centered(true).momentum(0.8).weight_decay(0.1).maximize(true)),
+        "adadelta_maximize" => Box::new(Adadelta::new(p, 0.5).weight_decay(0.1).maximize(true)),
         "groups" => {
             let bias = p[1].clone();
             Box::new(AdamW::new(p[..1].to_vec(), 0.05).weight_decay(0.3).group([bias], |g| g.lr(0.2).weight_decay(0.0)))
@@ -105,7 +113,7 @@ fn one(name: &str, p: Vec<Param>) -> Box<dyn Optimizer> {
     }
 }
 
-const NAMES: [&str; 29] = [
+const NAMES: [&str; 37] = [
     "sgd",
     "sgd_momentum",
     "sgd_dampening",
@@ -134,6 +142,14 @@ const NAMES: [&str; 29] = [
     "lamb_decay",
     "lion",
     "lion_decay",
+    "sgd_maximize",
+    "adam_maximize",
+    "adamw_maximize",
+    "nadam_maximize",
+    "radam_maximize",
+    "adagrad_maximize",
+    "rmsprop_maximize",
+    "adadelta_maximize",
     "groups",
 ];
 
@@ -480,6 +496,7 @@ fn state_that_does_not_fit_is_an_error_and_changes_nothing() -> Result<()> {
         "0.step",
         "groups.0.dampening",
         "groups.0.lr",
+        "groups.0.maximize",
         "groups.0.momentum",
         "groups.0.nesterov",
         "groups.0.weight_decay",
@@ -498,6 +515,37 @@ fn state_that_does_not_fit_is_an_error_and_changes_nothing() -> Result<()> {
     // A matrix optimizer names what it cannot take.
     let mut muon = Muon::new([Param::new(fornax::Tensor::ones(3, Device::cpu()))], 0.1);
     assert!(muon.step(Default::default()).unwrap_err().to_string().contains("matrices"));
+    Ok(())
+}
+
+/// For all that share the engine, PyTorch's and the others; with a group of its own that goes down, and a state from before there was the setting.
+#[test]
+fn maximizing_a_loss_is_minimizing_its_negative_bit_for_bit() -> Result<()> {
+    let golden = Golden::new(Device::cpu())?;
+    for name in NAMES {
+        let run = |up: bool| -> Result<Vec<Vec<f32>>> {
+            let params = golden.params()?;
+            let mut optimizer = one(name, params.clone());
+            for group in 0..optimizer.num_groups() {
+                optimizer.set_setting(group, "maximize", if up { 1.0 } else { 0.0 })?;
+            }
+            for _ in 0..4 {
+                let loss = golden.loss(&params)?;
+                let loss = if up { loss } else { loss.try_neg()? };
+                optimizer.step(loss.backward()?)?;
+            }
+            params.iter().map(|p| p.value().to_vec()).collect()
+        };
+        assert_eq!(run(true)?, run(false)?, "{name}");
+    }
+    let (up, down) = (Param::new(Tensor::ones(1, Device::cpu())), Param::new(Tensor::ones(1, Device::cpu())));
+    let mut optimizer = SGD::new([up.clone()], 0.25).maximize(true).group([down.clone()], |g| g.maximize(false));
+    optimizer.step((up.get() + down.get()).sum(()).backward()?)?;
+    assert_eq!((up.value().item::<f32>()?, down.value().item::<f32>()?), (1.25, 0.75));
+    let mut old = optimizer.state_dict();
+    old.retain(|name, _| !name.ends_with("maximize"));
+    optimizer.load_state_dict(&old)?;
+    assert_eq!((optimizer.setting(0, "maximize"), optimizer.setting(1, "maximize")), (Some(1.0), Some(0.0)));
     Ok(())
 }
 

@@ -102,6 +102,9 @@ fn mnist_and_cifar_folders() -> Result<()> {
     assert_eq!((x.dims(), x.to_vec::<u8>()?, y.to_vec::<i32>()?), (&[1, 1, 2, 2][..], vec![4, 5, 6, 7], vec![0]));
     write("t10k-labels-idx1-ubyte", &idx(8, &[2], &[4, 4]));
     assert!(matches!(mnist(folder.path()), Err(Error::Format { .. })));
+    write("t10k-labels-idx1-ubyte", &idx(8, &[1], &[10]));
+    let message = mnist(folder.path()).err().unwrap().to_string();
+    assert!(message.ends_with("t10k-labels-idx1-ubyte: row 0: label 10 is out of range (there are 10)"), "{message}");
 
     let row = |labels: &[u8], pixel: u8| [labels, &[pixel; 3072]].concat();
     (1..=5).for_each(|i| write(&format!("data_batch_{i}.bin"), &[row(&[i], i), row(&[9 - i], 0)].concat()));
@@ -233,6 +236,14 @@ fn arrays_that_lie_are_errors() {
     let mut lying = packed.clone();
     lying[at + 24..at + 28].copy_from_slice(&0x7fff_ffffu32.to_le_bytes());
     assert!(npz(&lying).contains("the archive says 2147483647"), "{}", npz(&lying));
+    // Two entries of the directory for the same bytes: each more costs the file 51 bytes, and the reader a whole array.
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let x = Tensor::ones(100, Device::cpu());
+    npy::save_npz(file.path(), &StateDict::from([("a".to_string(), x.clone()), ("b".to_string(), x)])).unwrap();
+    let mut shared = std::fs::read(file.path()).unwrap();
+    let second = shared.windows(4).rposition(|w| w == b"PK\x01\x02").unwrap();
+    shared[second + 42..second + 46].copy_from_slice(&0u32.to_le_bytes());
+    assert_eq!(npz(&shared), "arrays \"a\" and \"b\" lie in the same bytes");
 }
 
 #[test]
@@ -279,6 +290,23 @@ fn images_as_others_write_them() -> Result<()> {
     let message = Image::decode("huge", &lying).unwrap_err().to_string();
     assert!(message.starts_with("huge: 60000×60000 pixels of 10800000000 bytes cannot be in a file of"), "{message}");
     assert!(Image::decode("cut", &small[..small.len() - 20]).is_err());
+
+    // Black in two colours: deflate makes 1032 bytes of one, and the palette 24 of each, or 32 with transparency.
+    for (transparent, bytes) in [(false, 3), (true, 4)] {
+        let mut black = Vec::new();
+        let mut encoder = png::Encoder::new(&mut black, 2000, 2000);
+        encoder.set_color(png::ColorType::Indexed);
+        encoder.set_depth(png::BitDepth::One);
+        encoder.set_compression(png::Compression::High);
+        encoder.set_palette(vec![0u8, 0, 0, 255, 255, 255]);
+        if transparent {
+            encoder.set_trns(vec![255u8, 0]);
+        }
+        encoder.write_header().unwrap().write_image_data(&vec![0; 250 * 2000]).unwrap();
+        assert!(2000 * 2000 * bytes > 2048 * black.len() + (1 << 16), "{} bytes are no hard case", black.len());
+        let image = Image::decode("black", &black)?;
+        assert_eq!((image.height(), image.width(), image.data().iter().sum::<f32>()), (2000, 2000, 0.0));
+    }
     Ok(())
 }
 

@@ -135,6 +135,26 @@ fn a_checkpointer_keeps_the_last_and_the_best() -> Result<()> {
     let mut next = Checkpointer::new(&folder);
     next.save(&checkpoint(10), 10, None)?;
     assert!(!folder.join("step-00000009.tmp").exists() && folder.join("mine.tmp").exists());
+    // As kills leave them: a replacement that was done, a removal in its middle, with its index and without; whole folders stay.
+    let step = |n: u64| folder.join(format!("step-{n:08}"));
+    for n in [12, 13, 14] {
+        checkpoint(n).save(step(n))?;
+    }
+    std::fs::remove_file(step(12).join("model.safetensors")).unwrap();
+    std::fs::remove_file(step(13).join("checkpoint.json")).unwrap();
+    for old in ["step-00000010.old", "step-00000011.old"] {
+        checkpoint(1).save(folder.join(old))?;
+    }
+    std::fs::create_dir(folder.join("step-mine")).unwrap();
+    let mut next = Checkpointer::new(&folder);
+    next.save(&checkpoint(15), 15, None)?;
+    assert!([6, 14, 15].iter().all(|&n| step(n).exists()) && folder.join("step-mine").exists());
+    assert_eq!(names(&folder).iter().filter(|n| n.contains("00000012") || n.contains("00000013") || n.ends_with(".old")).count(), 0);
+    // A replacement in its middle: the old one is the checkpoint that the list names.
+    std::fs::rename(step(15), folder.join("step-00000015.old")).unwrap();
+    let mut next = Checkpointer::new(&folder);
+    next.save(&checkpoint(16), 16, None)?;
+    assert_eq!(number(&Checkpoint::load(step(15))?), 15);
     std::fs::write(folder.join("checkpoints.json"), "{\"saved\": 3}").unwrap();
     assert!(matches!(Checkpointer::last(&folder), Err(Error::Format { .. })));
     Ok(())

@@ -7,7 +7,7 @@ use fornax::io::StateDict;
 use fornax::metrics::Accuracy;
 use fornax::nn::{self, BatchNorm2d, Conv2d, Dropout, Flatten, Forward, Linear, MaxPool2d, Module, ReLU, Sequential};
 use fornax::optim::lr_scheduler::{CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau};
-use fornax::optim::{AdamW, AveragedModel, Optimizer, SGD};
+use fornax::optim::{AdamW, AveragedModel, GradScaler, Optimizer, SGD};
 use fornax::train::*;
 use fornax::{Device, Error, Gradients, Result, Tensor};
 use std::path::{Path, PathBuf};
@@ -605,6 +605,19 @@ fn a_finder_finds_a_rate_and_leaves_no_trace() -> Result<()> {
     Ok(())
 }
 
+/// The scale of the gradient scaler at the end.
+struct Scale(Option<f64>);
+
+impl Callback for Scale {
+    fn wants_checkpoint(&mut self, when: When, _run: &Run<'_>) -> bool {
+        when == When::Leave
+    }
+    fn on_checkpoint(&mut self, checkpoint: &Checkpoint, _run: &mut Run<'_>) -> Result<()> {
+        self.0 = checkpoint.has_part("scaler").then(|| checkpoint.part("scaler")?["scale"].item()).transpose()?;
+        Ok(())
+    }
+}
+
 #[test]
 fn mixed_precision_trains_and_skips_what_overflows() -> Result<()> {
     for device in [Some(Device::cpu()), gpu()].into_iter().flatten() {
@@ -612,16 +625,33 @@ fn mixed_precision_trains_and_skips_what_overflows() -> Result<()> {
             let x = Tensor::linspace(-1.0, 1.0, 64, device).reshape([32, 2]);
             let set = TensorDataset::new([x.clone(), x.sum(1) * 2.0])?;
             let model = Linear::new(2, 1, device);
-            let mut trainer =
-                Trainer::new(&model, AdamW::new(model.parameters(), 0.1)).epochs(12).autocast(dtype)?.clip_value(10.0).progress(false);
+            let mut scale = Scale(None);
+            let mut trainer = Trainer::new(&model, AdamW::new(model.parameters(), 0.1))
+                .epochs(12)
+                .autocast(dtype)?
+                .clip_value(10.0)
+                .callback(&mut scale)
+                .progress(false);
+            // So large that the gradient of the prediction, which is f16, overflows.
+            let large = 2f64.powi(26);
+            if dtype == fornax::DType::F16 {
+                trainer = trainer.grad_scaler(GradScaler::new(device).init_scale(large)?);
+            }
             let report = trainer.fit(&DataLoader::new(&set, 8), |m, [x, y]| {
                 let y_hat = m.forward(&x)?;
                 assert_eq!(y_hat.dtype(), dtype);
                 nn::mse_loss(&y_hat.try_squeeze(-1)?, &y)
             })?;
+            drop(trainer);
             let losses = report.history.series("loss");
             assert!(losses[11].1 < 0.2 * losses[0].1, "{device} {dtype}: {losses:?}");
             assert_eq!(model.weight.dtype(), fornax::DType::F32);
+            assert_eq!((report.steps, report.ended), (48, Ended::Finished));
+            assert!(weights(&model).iter().all(|(_, w)| w.iter().all(|v| v.is_finite())), "{device} {dtype}");
+            match dtype {
+                fornax::DType::F16 => assert!(scale.0.is_some_and(|s| (1.0..=large / 64.0).contains(&s)), "{device}: {:?}", scale.0),
+                _ => assert_eq!(scale.0, None),
+            }
         }
         assert!(Trainer::new(&Linear::new(1, 1, device), SGD::new([], 0.1)).autocast(fornax::DType::I32).is_err());
     }

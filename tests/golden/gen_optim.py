@@ -37,6 +37,15 @@ configs = {
     "rmsprop_all": lambda p: o.RMSprop(p, lr=0.01, alpha=0.9, centered=True, momentum=0.8),
     "adadelta": lambda p: o.Adadelta(p, lr=1.0),
     "adadelta_decay": lambda p: o.Adadelta(p, lr=0.5, rho=0.8, eps=1e-4, weight_decay=0.1),
+    # Up the gradient.
+    "sgd_maximize": lambda p: o.SGD(p, lr=0.02, momentum=0.9, nesterov=True, weight_decay=0.05, maximize=True),
+    "adam_maximize": lambda p: o.Adam(p, lr=0.05, weight_decay=0.1, amsgrad=True, maximize=True),
+    "adamw_maximize": lambda p: o.AdamW(p, lr=0.05, weight_decay=0.3, maximize=True),
+    "nadam_maximize": lambda p: o.NAdam(p, lr=0.05, weight_decay=0.1, maximize=True),
+    "radam_maximize": lambda p: o.RAdam(p, lr=0.05, betas=(0.8, 0.95), weight_decay=0.1, maximize=True),
+    "adagrad_maximize": lambda p: o.Adagrad(p, lr=0.1, weight_decay=0.1, maximize=True),
+    "rmsprop_maximize": lambda p: o.RMSprop(p, lr=0.01, centered=True, momentum=0.8, weight_decay=0.1, maximize=True),
+    "adadelta_maximize": lambda p: o.Adadelta(p, lr=0.5, weight_decay=0.1, maximize=True),
     # Two groups.
     "groups": lambda p: o.AdamW([{"params": p[:1]}, {"params": p[1:], "lr": 0.2, "weight_decay": 0.0}], lr=0.05, weight_decay=0.3),
 }

@@ -6,8 +6,19 @@ use ::image::{DynamicImage, ImageDecoder, ImageReader, Limits};
 use std::io::Cursor;
 use std::path::Path;
 
-/// The most bytes of pixels that a byte of a file can stand for: deflate's bound is 1032, JPEG's a few bits for each 8×8 block.
+/// The most bytes of pixels, as the file has them, that a byte of it can stand for: deflate's bound is 1032, JPEG's a few bits for each 8×8 block.
 const RATIO: u64 = 2048;
+
+/// The bits of a pixel in a PNG file, by its header: decoding makes up to 32 of one.
+fn bits_in_file(bytes: &[u8]) -> Option<u64> {
+    let channels = match bytes.get(25).filter(|_| bytes.starts_with(b"\x89PNG"))? {
+        2 => 3,
+        4 => 2,
+        6 => 4,
+        _ => 1,
+    };
+    Some(channels * u64::from(*bytes.get(24)?))
+}
 
 impl Image {
     /// Reads a PNG or JPEG file as three channels, red, green and blue.
@@ -38,12 +49,13 @@ impl Image {
         let mut decoder = reader.into_decoder().map_err(wrong)?;
         let (width, height) = decoder.dimensions();
         let most = RATIO * bytes.len() as u64 + (1 << 16);
-        if decoder.total_bytes() > most {
+        let packed = bits_in_file(bytes).map(|bits| (u64::from(width) * bits).div_ceil(8).saturating_mul(height.into()));
+        if packed.unwrap_or(decoder.total_bytes()) > most {
             let message = format!("{width}×{height} pixels of {} bytes cannot be in a file of {}", decoder.total_bytes(), bytes.len());
             return Err(Error::format(name, message));
         }
         let mut limits = Limits::no_limits();
-        limits.max_alloc = Some(2 * most);
+        limits.max_alloc = Some(2 * most.max(decoder.total_bytes()));
         decoder.set_limits(limits).map_err(wrong)?;
         let decoded = DynamicImage::from_decoder(decoder).map_err(wrong)?;
         let (width, height) = (width as usize, height as usize);
