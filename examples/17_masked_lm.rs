@@ -138,7 +138,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "it was a [MASK] of great importance.",
         "mr. [MASK] was at home.",
     ] {
-        let words: Vec<String> = fill.fill(sentence, 4)?[0].iter().map(|w| format!("{} {:.0} %", w.label, 100.0 * w.score)).collect();
+        let words: Vec<String> = fill.fill(sentence, 4)?[0].iter().map(|w| format!("{} {:.0} %", w.token, 100.0 * w.score)).collect();
         println!("{sentence:<40}{}", words.join(", "));
     }
 

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Without a folder it takes the encoder that example 17 left in `out/tiny_bert`, or else a small one that was never trained. It prints a table, and leaves
-//! the adapter in `out/lora`, as PEFT writes and reads it.
+//! the adapter in `out/lora`. The files are PEFT's, but the names of the layers in them are those of this example's own `Classifier`: PEFT would want a model of the
+//! same layers. An adapter around one of the library's models, `transformers::SequenceClassifier` for instance, has transformers' names, and PEFT reads it.
 
 use fornax::data::Rng;
 use fornax::lora::{About, Adapters, LoraConfig};

@@ -37,7 +37,7 @@ pub(super) fn search(begun: Begun<'_>, chain: &Chain<'_>, rows: usize, vocabular
         return Err(Error::argument("generate", message));
     }
     let Begun { mut session, logits, history, room } = begun;
-    let longest = options.max_new_tokens.min(room);
+    let longest = chain.longest(&history, room)?;
     let start: Vec<usize> = history.iter().map(Vec::len).collect();
     let mut all: Vec<Row> = history
         .into_iter()
@@ -61,7 +61,7 @@ pub(super) fn search(begun: Begun<'_>, chain: &Chain<'_>, rows: usize, vocabular
                 candidates.extend(scores.iter().enumerate().map(|(t, s)| (s + beam.score, b, t as u32)));
             }
             if candidates.iter().any(|c| c.0.is_nan()) {
-                return Err(Error::argument("generate", "the logits hold NaN: the weights or a logits processor are at fault"));
+                return Err(super::not_a_number());
             }
             best(&mut candidates, keep);
             let mut running = Vec::with_capacity(beams);

@@ -21,6 +21,7 @@
 //! ```
 
 mod beam;
+mod folder;
 mod process;
 mod session;
 
@@ -50,7 +51,7 @@ pub trait Stop: Send + Sync {
     fn stops(&self, generated: &[u32]) -> bool;
 }
 
-/// How to continue texts; the defaults are greedy decoding.
+/// How to continue texts; the defaults are greedy decoding. [`from_folder`](Generation::from_folder) reads what a model's makers recommend.
 ///
 /// ```
 /// use fornax::generate::Generation;
@@ -60,6 +61,8 @@ pub trait Stop: Send + Sync {
 pub struct Generation {
     /// The most tokens to add; fewer where the model's context ends.
     pub max_new_tokens: usize,
+    /// The most tokens of a text with its prompt (the longest, if there are several; for a text-to-text model those of the decoder), if given.
+    pub max_length: Option<usize>,
     /// Tokens that end a text (and are its last); the model's if not given.
     pub ends: Option<Vec<u32>>,
     /// Draw tokens by their probabilities; the likeliest each time if false.
@@ -92,6 +95,7 @@ impl Default for Generation {
     fn default() -> Self {
         Generation {
             max_new_tokens: 256,
+            max_length: None,
             ends: None,
             sample: false,
             temperature: 1.0,
@@ -151,7 +155,7 @@ impl<'a> Chain<'a> {
     fn choose(&self, tokens: &[u32], logits: &mut [f32], rng: &mut Rng) -> Result<u32> {
         self.process(tokens, logits);
         if logits.iter().any(|l| l.is_nan()) {
-            return Err(Error::argument("generate", "the logits hold NaN: the weights or a logits processor are at fault"));
+            return Err(not_a_number());
         }
         if !self.options.sample {
             return Ok(largest(logits));
@@ -169,9 +173,27 @@ impl<'a> Chain<'a> {
         last.ok_or_else(|| Error::argument("generate", "the logits processors left no token"))
     }
 
+    /// How many tokens are to be added to these texts.
+    fn longest(&self, history: &[Vec<u32>], room: usize) -> Result<usize> {
+        let most = self.options.max_new_tokens.min(room);
+        let prompt = history.iter().map(Vec::len).max().unwrap_or(0);
+        match self.options.max_length {
+            None => Ok(most),
+            Some(n) if n > prompt => Ok(most.min(n - prompt)),
+            Some(n) => {
+                let message = format!("the prompt has {prompt} tokens and max_length is {n}: a larger one, or max_new_tokens, is wanted");
+                Err(Error::argument("generate", message))
+            }
+        }
+    }
+
     fn ends(&self, generated: &[u32]) -> bool {
         generated.last().is_some_and(|t| self.ends.contains(t)) || self.options.stops.iter().any(|s| s.stops(generated))
     }
+}
+
+fn not_a_number() -> Error {
+    Error::argument("generate", "the logits hold NaN: the weights or a logits processor are at fault")
 }
 
 /// Continues each prompt: the new tokens, with the one that ended the text. Rows are independent of each other.
@@ -205,7 +227,7 @@ pub fn stream<'a>(model: &'a dyn Generative, prompts: &[Vec<u32>], options: &'a 
     let begun = no_grad(|| check(model, prompts))?;
     let rows = begun.history.len();
     Ok(Stream {
-        left: options.max_new_tokens.min(begun.room),
+        left: chain.longest(&begun.history, begun.room)?,
         prompt: begun.history.iter().map(Vec::len).collect(),
         rngs: (0..rows).map(|i| Rng::keyed(options.seed, 0, i as u64)).collect(),
         device: model.device(),
@@ -266,10 +288,16 @@ impl Stream<'_> {
         };
         let rows = self.tokens.len();
         let (chosen, ids) = if self.chain.is_plain() {
-            // The choice stays on the device: the next pass does not wait for the host to send it.
-            let ids = logits.try_argmax(-1)?;
-            let host = ids.to_vec_with::<i32>(&self.session.state())?;
-            (host.into_iter().map(|t| t as u32).collect::<Vec<_>>(), ids.try_reshape([rows, 1])?)
+            // The choice stays on the device: the next pass does not wait for the host to send it. Of logits with NaN argmax takes the first one; the host then reads -1.
+            let best = logits.try_argmax(-1)?.try_reshape([rows, 1])?;
+            let checked = logits.try_gather(-1, &best)?.try_isnan()?.try_where(-1, &best)?;
+            let mut state = self.session.state();
+            state.push(&best);
+            let host = checked.to_vec_with::<i32>(&state)?;
+            if host.iter().zip(&self.done).any(|(&t, done)| t < 0 && !done) {
+                return Err(not_a_number());
+            }
+            (host.into_iter().map(|t| t.max(0) as u32).collect::<Vec<_>>(), best)
         } else {
             let mut host = logits.to_vec_with::<f32>(&self.session.state())?;
             let width = host.len() / rows.max(1);

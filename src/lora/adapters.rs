@@ -307,9 +307,23 @@ impl Adapters {
                 adapter.installed = true;
             }
         }
+        self.untie(&held);
         held.active = names.to_vec();
         self.gate.set(names.to_vec());
         Ok(())
+    }
+
+    /// A module that an adapter has saved is the adapter's alone, as with PEFT: what is tied to its weight stays with the base's value.
+    fn untie(&self, held: &Held) {
+        let swaps = || held.adapters.values().filter(|a| a.installed).flat_map(|a| &a.swaps).filter(|s| s.kind == SwapKind::Module);
+        for (path, tied) in &self.layout.ties {
+            let kept = swaps().find(|s| s.param.id() == tied.other().id() && s.path != *path).map(|s| {
+                let param = Param::new(s.other.clone());
+                param.set_frozen(true);
+                param
+            });
+            tied.set_own(kept);
+        }
     }
 
     /// Freezes everything but what the active adapters train.
@@ -434,6 +448,10 @@ impl Adapters {
         *lock(&self.held) = Held::default();
         self.gate.set(Vec::new());
         self.frozen.iter().for_each(|(p, frozen)| p.set_frozen(*frozen));
+        // What was untied and stays so is trained as the base is.
+        for own in self.layout.ties.iter().filter_map(|(_, tied)| Some((tied.own()?, tied.other()))) {
+            own.0.set_frozen(own.1.is_frozen());
+        }
     }
 }
 

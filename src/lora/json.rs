@@ -110,6 +110,7 @@ fn lora(c: &Config) -> Result<LoraConfig> {
         &[
             "alora_invocation_tokens",
             "arrow_config",
+            "ensure_weight_tying",
             "kasa_config",
             "layer_replication",
             "monteclora_config",

@@ -1,7 +1,7 @@
 //! Which layers a config means.
 
 use super::config::{AdapterConfig, LoraConfig, Targets};
-use crate::nn::{Adaptable, Hook, Item, LayerKind, Module, Param, Slot, Walk, Weight};
+use crate::nn::{Adaptable, Hook, Item, LayerKind, Module, Param, Slot, Tied, Walk, Weight};
 use crate::{Error, Result};
 use regex::Regex;
 use std::collections::{BTreeSet, HashSet};
@@ -35,6 +35,8 @@ pub(super) struct Layout {
     pub places: Vec<Place>,
     /// Parameters with their paths; a shared one under each.
     pub params: Vec<(String, Param)>,
+    /// Weights that are another module's, with their paths.
+    pub ties: Vec<(String, Tied)>,
     /// Whether the model was in training mode, if it has modes.
     pub training: Option<bool>,
 }
@@ -50,6 +52,7 @@ impl Layout {
                 layout.places.push(Place::of(path, layer, inside));
             }
             Item::Param(p) => layout.params.push((path.to_string(), p.clone())),
+            Item::Tied(t) if t.own().is_none() => layout.ties.push((path.to_string(), t.clone())),
             Item::Mode(m) => layout.training = layout.training.or(Some(m.is_training())),
             _ => {}
         }));

@@ -44,6 +44,7 @@ mod rnn;
 mod slot;
 pub(crate) mod state;
 mod summary;
+mod tied;
 
 pub use crate::io::StateDict;
 pub use activation::{
@@ -72,6 +73,7 @@ pub use rnn::{GRU, LSTM, RNN};
 pub use slot::Slot;
 pub use state::Loaded;
 pub use summary::{LayerSummary, Summary};
+pub use tied::Tied;
 
 use crate::{Result, Tensor};
 

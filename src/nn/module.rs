@@ -1,6 +1,6 @@
 //! The `Module` trait: parameters by path, state dicts, training mode, devices, a summary.
 
-use super::{Adaptable, Buffer, Counter, Extra, Mode, Param, Slot, state};
+use super::{Adaptable, Buffer, Counter, Extra, Mode, Param, Slot, Tied, state};
 use crate::io::StateDict;
 use crate::{DType, Device, Error, Result, Tensor};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -26,6 +26,8 @@ pub enum Item<'a> {
     Slot(&'a Slot),
     /// A layer that adapters can be put around; its parameters come next.
     Layer(&'a dyn Adaptable),
+    /// A weight that is another module's, or for a time its own.
+    Tied(&'a Tied),
 }
 
 /// A walk over a module and all that is in it; `#[derive(Module)]` writes the calls.

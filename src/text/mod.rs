@@ -11,8 +11,8 @@ mod train;
 
 pub use chat::{ChatTemplate, Message};
 pub use collate::{CausalCollator, IGNORED, MaskedCollator};
-pub use pipelines::{Classification, FillMask, TextClassifier, TextGenerator, TextToText};
+pub use pipelines::{Classification, FillMask, Filled, TextClassifier, TextGenerator, TextToText};
 pub use sentence::{Pooling, SentenceEncoder};
-pub use spans::{Answer, Answers, Entities, Entity};
+pub use spans::{Aggregation, Answer, Answers, Entities, Entity};
 pub use tokenizer::{Encoding, StopStrings, TextStream, Tokenizer};
 pub use train::{TokenizerKind, TokenizerTrainer};

@@ -4,17 +4,30 @@ use super::collate::mask_of;
 use super::{Message, StopStrings, Tokenizer};
 use crate::generate::{Generation, generate, stream};
 use crate::nn::Module;
-use crate::transformers::{CausalLm, LoadOptions, MaskedLm, Seq2Seq, SequenceClassifier};
+use crate::transformers::{CausalLm, LoadOptions, MaskedLm, ProblemType, Seq2Seq, SequenceClassifier};
 use crate::{Device, Error, Result, no_grad};
 use std::path::Path;
 
-/// A class or a token with its probability.
+/// A class with its probability.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Classification {
     /// Its name.
     pub label: String,
+    /// The probability; for a regression the number itself.
+    pub score: f32,
+}
+
+/// A token in the place of a mask.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Filled {
+    /// Its text.
+    pub token: String,
+    /// Its number.
+    pub id: u32,
     /// The probability.
     pub score: f32,
+    /// The whole text with it. Where the text has other masks, they stay, and so do the tokens that were added to the text.
+    pub sequence: String,
 }
 
 /// Where the weights of a module are.
@@ -55,7 +68,8 @@ impl TextClassifier {
         TextClassifier::new(SequenceClassifier::load(&folder, options)?, &Tokenizer::open(&folder)?)
     }
 
-    /// The classes of each text, the likeliest first. A model of one class gives its probability by a sigmoid.
+    /// The classes of each text, the likeliest first. Their probabilities are a softmax, and sum to 1; those of a model of one class, or of a
+    /// [`MultiLabel`](ProblemType::MultiLabel) one, are a sigmoid each; what a [`Regression`](ProblemType::Regression) gives is left as it is.
     ///
     /// # Errors
     /// No texts; as [`SequenceClassifier::forward`].
@@ -64,7 +78,12 @@ impl TextClassifier {
         let labels = self.model.labels();
         let probabilities = no_grad(|| {
             let logits = self.model.forward(&tokens)?;
-            if labels.len() == 1 { logits.try_sigmoid() } else { logits.try_softmax(-1) }
+            match self.model.problem_type() {
+                Some(ProblemType::Regression) => Ok(logits),
+                Some(ProblemType::MultiLabel) => logits.try_sigmoid(),
+                _ if labels.len() == 1 => logits.try_sigmoid(),
+                _ => logits.try_softmax(-1),
+            }
         })?;
         let rows = probabilities.to_vec::<f32>()?;
         let of = |row: &[f32]| {
@@ -113,23 +132,28 @@ impl FillMask {
     ///
     /// # Errors
     /// A text without a mask, or longer than the context.
-    pub fn fill(&self, text: &str, most: usize) -> Result<Vec<Vec<Classification>>> {
+    pub fn fill(&self, text: &str, most: usize) -> Result<Vec<Vec<Filled>>> {
         let encoding = self.tokenizer.encode(text)?;
         let masks: Vec<usize> = encoding.ids.iter().enumerate().filter(|(_, id)| **id == self.mask).map(|(i, _)| i).collect();
         if masks.is_empty() {
             let mask = self.tokenizer.token(self.mask).unwrap_or_default();
             return Err(Error::argument("FillMask", format!("the text has no {mask}: put it where a word is wanted")));
         }
+        let ids = encoding.ids.clone();
         let tokens = self.tokenizer.batch(&[encoding], device_of(&self.model))?;
         let p = no_grad(|| self.model.forward(&tokens)?.try_softmax(-1))?;
         let width = p.dims()[2];
         let p = p.to_vec::<f32>()?;
+        let alone = masks.len() == 1;
         let best = |at: usize| {
             let row = &p[at * width..(at + 1) * width];
             let mut order: Vec<usize> = (0..width).collect();
             order.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
-            let of = |&i: &usize| -> Result<Classification> {
-                Ok(Classification { label: self.tokenizer.decode(&[i as u32])?.trim().to_string(), score: row[i] })
+            let of = |&i: &usize| -> Result<Filled> {
+                let (id, mut whole) = (i as u32, ids.clone());
+                whole[at] = id;
+                let sequence = if alone { self.tokenizer.decode(&whole)? } else { self.tokenizer.decode_with_special(&whole)? };
+                Ok(Filled { token: self.tokenizer.decode_with_special(&[id])?, id, score: row[i], sequence })
             };
             order[..most.min(width)].iter().map(of).collect::<Result<Vec<_>>>()
         };

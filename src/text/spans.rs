@@ -1,7 +1,7 @@
 //! Pipelines that find pieces of a text: named entities and answers.
 
+use super::Tokenizer;
 use super::pipelines::device_of;
-use super::{Encoding, Tokenizer};
 use crate::transformers::{LoadOptions, QuestionAnswerer, TokenClassifier};
 use crate::{Error, Result, no_grad};
 use std::path::Path;
@@ -11,7 +11,7 @@ use std::path::Path;
 pub struct Entity {
     /// Its kind: `PER`, `LOC`, ….
     pub label: String,
-    /// The mean probability of its tokens.
+    /// The mean probability of its tokens, or of its words: see [`Aggregation`].
     pub score: f32,
     /// The first byte in the text.
     pub start: usize,
@@ -19,6 +19,21 @@ pub struct Entity {
     pub end: usize,
     /// The text in between.
     pub text: String,
+}
+
+/// How the classes of tokens become those of entities, as transformers' `aggregation_strategy` does it. Neighbours of one kind are one entity, unless the second has a
+/// label that begins with `B-`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Aggregation {
+    /// Each token counts for itself, so that a word can fall into parts.
+    #[default]
+    Simple,
+    /// A word has the class of its first token.
+    First,
+    /// A word has the likeliest class of its tokens' mean probabilities.
+    Average,
+    /// A word has the class of the token that is surest.
+    Max,
 }
 
 /// Named-entity recognition.
@@ -35,12 +50,13 @@ pub struct Entity {
 pub struct Entities {
     model: TokenClassifier,
     tokenizer: Tokenizer,
+    aggregation: Aggregation,
 }
 
 impl Entities {
     /// From parts.
     pub fn new(model: TokenClassifier, tokenizer: &Tokenizer) -> Entities {
-        Entities { model, tokenizer: tokenizer.clone() }
+        Entities { model, tokenizer: tokenizer.clone(), aggregation: Aggregation::default() }
     }
 
     /// Loads a folder.
@@ -49,6 +65,12 @@ impl Entities {
     /// As [`TokenClassifier::load`] and [`Tokenizer::open`].
     pub fn load(folder: impl AsRef<Path>, options: impl Into<LoadOptions>) -> Result<Entities> {
         Ok(Entities::new(TokenClassifier::load(&folder, options)?, &Tokenizer::open(&folder)?))
+    }
+
+    /// How tokens become entities.
+    pub fn aggregation(mut self, aggregation: Aggregation) -> Entities {
+        self.aggregation = aggregation;
+        self
     }
 
     /// The entities of a text, in their order.
@@ -60,52 +82,96 @@ impl Entities {
         let tokens = self.tokenizer.batch(std::slice::from_ref(&encoding), device_of(&self.model))?;
         let p = no_grad(|| self.model.forward(&tokens)?.try_softmax(-1))?.to_vec::<f32>()?;
         let labels = self.model.labels();
-        let best = |row: &[f32]| {
-            let i = largest(row);
-            (labels.get(i).map_or("O", String::as_str), row.get(i).copied().unwrap_or(0.0))
+        let rows = p.chunks(labels.len().max(1)).enumerate();
+        // What was added has no source.
+        let own = rows.filter(|(i, _)| encoding.sources.get(*i).is_some_and(Option::is_some));
+        let inner = self.tokenizer.inner_pieces(text, &encoding);
+        let tokens: Vec<Piece> = own
+            .map(|(i, row)| Piece { row: row.to_vec(), start: encoding.offsets[i].0, end: encoding.offsets[i].1, inner: inner[i] })
+            .collect();
+        let pieces = match self.aggregation {
+            Aggregation::Simple => tokens,
+            how => words(tokens, how),
         };
-        let classes: Vec<(&str, f32)> = p.chunks(labels.len().max(1)).map(best).collect();
-        Ok(group(text, &encoding, &classes))
+        Ok(group(text, &pieces, labels))
     }
+}
+
+/// A token or a word with the probabilities of its classes.
+struct Piece {
+    row: Vec<f32>,
+    start: usize,
+    end: usize,
+    /// Whether it goes on with the word of the token before.
+    inner: bool,
 }
 
 fn largest(row: &[f32]) -> usize {
     (0..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best })
 }
 
-/// Joins tokens to entities: `B-X` begins one, `I-X` goes on where the one before is of the same kind, a piece of a word follows its word's first.
-fn group(text: &str, encoding: &Encoding, classes: &[(&str, f32)]) -> Vec<Entity> {
-    let mut out: Vec<(Entity, usize)> = Vec::new();
-    // The token after the last entity's, if the entity may go on, and its word.
-    let (mut next, mut word) = (None, None);
-    for (i, &(class, score)) in classes.iter().enumerate() {
-        let (Some(&(start, end)), Some(Some(_))) = (encoding.offsets.get(i), encoding.sources.get(i)) else { continue };
-        let inner = encoding.words[i].is_some() && encoding.words[i] == word;
-        let (begins, kind) = match class.split_once('-') {
-            Some(("B", kind)) => (true, kind),
-            Some((_, kind)) => (false, kind),
-            None => (false, class),
+/// The words of tokens.
+fn words(tokens: Vec<Piece>, how: Aggregation) -> Vec<Piece> {
+    let mut words: Vec<Vec<Piece>> = Vec::new();
+    for token in tokens {
+        match words.last_mut() {
+            Some(word) if token.inner => word.push(token),
+            _ => words.push(vec![token]),
+        }
+    }
+    let join = |word: Vec<Piece>| -> Option<Piece> {
+        let (start, end) = (word.first()?.start, word.last()?.end);
+        let sure = |p: &Piece| p.row.get(largest(&p.row)).copied().unwrap_or(0.0);
+        let row = match how {
+            Aggregation::Max => word.iter().reduce(|best, p| if sure(p) > sure(best) { p } else { best })?.row.clone(),
+            Aggregation::Average => {
+                let mut mean = vec![0.0; word[0].row.len()];
+                word.iter().for_each(|p| mean.iter_mut().zip(&p.row).for_each(|(m, v)| *m += v));
+                mean.iter_mut().for_each(|m| *m /= word.len() as f32);
+                mean
+            }
+            Aggregation::First | Aggregation::Simple => word[0].row.clone(),
         };
-        let open = next == Some(i);
-        match out.last_mut() {
-            Some((e, n)) if open && (inner || (!begins && e.label == kind)) => {
-                e.end = end;
-                e.text = text.get(e.start..end).unwrap_or_default().to_string();
+        Some(Piece { row, start, end, inner: false })
+    };
+    words.into_iter().filter_map(join).collect()
+}
+
+/// Whether a label begins an entity, and its kind.
+fn tag(label: &str) -> (bool, &str) {
+    match label.split_at_checked(2) {
+        Some(("B-", kind)) => (true, kind),
+        Some(("I-", kind)) => (false, kind),
+        _ => (false, label),
+    }
+}
+
+/// Joins neighbours of one kind to entities, and leaves out those of class `O`.
+fn group(text: &str, pieces: &[Piece], labels: &[String]) -> Vec<Entity> {
+    let mut groups: Vec<(Entity, &str, usize)> = Vec::new();
+    for piece in pieces {
+        let i = largest(&piece.row);
+        let label = labels.get(i).map_or("O", String::as_str);
+        let (begins, kind) = tag(label);
+        let score = piece.row.get(i).copied().unwrap_or(0.0);
+        match groups.last_mut() {
+            Some((e, last, n)) if *last == kind && !begins => {
+                e.end = piece.end;
                 e.score += score;
                 *n += 1;
-                next = Some(i + 1);
             }
-            // The rest of a word whose first piece is none.
-            _ if inner || class == "O" => {}
             _ => {
-                let found = text.get(start..end).unwrap_or_default().to_string();
-                out.push((Entity { label: kind.to_string(), score, start, end, text: found }, 1));
-                next = Some(i + 1);
+                let name = label.split_once('-').map_or(label, |(_, rest)| rest);
+                let entity = Entity { label: name.to_string(), score, start: piece.start, end: piece.end, text: String::new() };
+                groups.push((entity, kind, 1));
             }
         }
-        word = encoding.words[i];
     }
-    out.into_iter().map(|(e, n)| Entity { score: e.score / n as f32, ..e }).collect()
+    let whole = |(e, _, n): (Entity, &str, usize)| {
+        let found = text.get(e.start..e.end).unwrap_or_default().to_string();
+        Entity { score: e.score / n as f32, text: found, ..e }
+    };
+    groups.into_iter().filter(|(e, ..)| e.label != "O").map(whole).collect()
 }
 
 /// An answer.
@@ -134,15 +200,13 @@ pub struct Answer {
 pub struct Answers {
     model: QuestionAnswerer,
     tokenizer: Tokenizer,
+    longest: usize,
 }
-
-/// The longest answer, in tokens.
-const LONGEST: usize = 30;
 
 impl Answers {
     /// From parts.
     pub fn new(model: QuestionAnswerer, tokenizer: &Tokenizer) -> Answers {
-        Answers { model, tokenizer: tokenizer.clone() }
+        Answers { model, tokenizer: tokenizer.clone(), longest: 15 }
     }
 
     /// Loads a folder.
@@ -151,6 +215,12 @@ impl Answers {
     /// As [`QuestionAnswerer::load`] and [`Tokenizer::open`].
     pub fn load(folder: impl AsRef<Path>, options: impl Into<LoadOptions>) -> Result<Answers> {
         Ok(Answers::new(QuestionAnswerer::load(&folder, options)?, &Tokenizer::open(&folder)?))
+    }
+
+    /// The most tokens of an answer: 15 if not given, as with transformers (`max_answer_len`).
+    pub fn max_answer_len(mut self, tokens: usize) -> Answers {
+        self.longest = tokens;
+        self
     }
 
     /// The likeliest answer to a question in a context.
@@ -167,7 +237,7 @@ impl Answers {
             let inside: Vec<usize> = (0..encoding.ids.len()).filter(|&i| encoding.sources[i] == Some(1)).collect();
             let (p, q) = (probabilities(&start, &inside), probabilities(&end, &inside));
             for (a, &i) in inside.iter().enumerate() {
-                for (b, &j) in inside.iter().enumerate().skip(a).take(LONGEST) {
+                for (b, &j) in inside.iter().enumerate().skip(a).take(self.longest) {
                     let score = p[a] * q[b];
                     if best.as_ref().is_none_or(|x| score > x.score) {
                         let (from, to) = (encoding.offsets[i].0, encoding.offsets[j].1);
@@ -176,7 +246,12 @@ impl Answers {
                 }
             }
         }
-        best.ok_or_else(|| Error::argument("Answers", "the context has no tokens: there is nothing to find an answer in"))
+        let nothing = if self.longest == 0 {
+            "answers of 0 tokens: at least 1 is wanted"
+        } else {
+            "the context has no tokens: there is nothing to find an answer in"
+        };
+        best.ok_or_else(|| Error::argument("Answers", nothing))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Text to tokens and back.
 
 use super::ChatTemplate;
+use super::chat::Templates;
 use crate::generate::Stop;
 use crate::transformers::{Config, Tokens, integer};
 use crate::{Device, Error, Result, Tensor};
@@ -27,7 +28,7 @@ pub struct Tokenizer {
     pub(super) inner: Arc<hf::Tokenizer>,
     pad: Option<u32>,
     context: Option<usize>,
-    template: Option<ChatTemplate>,
+    templates: Templates,
 }
 
 /// A text, or a pair, as tokens.
@@ -66,7 +67,7 @@ fn wrong(e: hf::Error) -> Error {
 
 impl Tokenizer {
     /// Opens a `tokenizer.json`, or the folder that has one; `tokenizer_config.json` and `special_tokens_map.json` beside it give the padding, the longest
-    /// text and the chat template.
+    /// text and the chat template, unless `chat_template.jinja` has it.
     ///
     /// # Errors
     /// `Error::Io` where there is no such file, `Error::Format` where it is no tokenizer.
@@ -82,11 +83,12 @@ impl Tokenizer {
         if let Some(c) = &config {
             // Files without a limit have 1e30.
             tokenizer.context = c.get("model_max_length").and_then(|v| v.as_u64()).map(|n| n as usize).filter(|n| *n < 1 << 30);
-            tokenizer.template = ChatTemplate::of(c, folder)?;
         }
         let map = folder.join("special_tokens_map.json");
         let map = if map.is_file() { Some(Config::read(map)?) } else { None };
-        let pad = [config, map].into_iter().flatten().find_map(|c| special(&c, "pad_token"));
+        let configs: Vec<Config> = [config, map].into_iter().flatten().collect();
+        tokenizer.templates = Templates::of(&configs, folder)?;
+        let pad = configs.iter().find_map(|c| special(c, "pad_token"));
         if let Some(id) = pad.and_then(|t| tokenizer.id(&t)) {
             tokenizer.pad = Some(id);
         }
@@ -98,7 +100,7 @@ impl Tokenizer {
         let pad = baked.or_else(|| ["[PAD]", "<pad>"].iter().find_map(|t| inner.token_to_id(t)));
         inner.with_padding(None);
         inner.with_truncation(None).map_err(wrong)?;
-        Ok(Tokenizer { inner: Arc::new(inner), pad, context: None, template: None })
+        Ok(Tokenizer { inner: Arc::new(inner), pad, context: None, templates: Templates::default() })
     }
 
     /// The tokenizer that cuts texts (and the longer one of a pair) to so many tokens.
@@ -127,9 +129,33 @@ impl Tokenizer {
         self.context
     }
 
-    /// The chat template, if the folder has one.
+    /// The chat template, if the folder has one; of several the one named `default`.
     pub fn template(&self) -> Option<&ChatTemplate> {
-        self.template.as_ref()
+        self.templates.usual.as_ref()
+    }
+
+    /// Of several chat templates the one of this name: `tool_use`, `rag`, ….
+    pub fn template_named(&self, name: &str) -> Option<&ChatTemplate> {
+        self.templates.named.get(name)
+    }
+
+    /// Whether each token goes on with the word of the token before, as transformers' token classification has it: where the vocabulary marks such pieces (`##ing`),
+    /// by the mark; elsewhere by whether there is a space at the token's beginning.
+    pub(super) fn inner_pieces(&self, text: &str, encoding: &Encoding) -> Vec<bool> {
+        let (marked, unknown) = match self.inner.get_model() {
+            hf::ModelWrapper::WordPiece(m) => (!m.continuing_subword_prefix.is_empty(), Some(m.unk_token.clone())),
+            hf::ModelWrapper::BPE(m) => (m.continuing_subword_prefix.as_ref().is_some_and(|p| !p.is_empty()), m.unk_token.clone()),
+            hf::ModelWrapper::WordLevel(m) => (false, Some(m.unk_token.clone())),
+            hf::ModelWrapper::Unigram(_) => (false, Some("<unk>".to_string())),
+        };
+        let inner = |(token, &(start, end)): (&String, &(usize, usize))| {
+            let (before, here) = (text.get(..start).unwrap_or_default(), text.get(start..).unwrap_or_default());
+            let is_unknown = unknown.as_ref() == Some(token);
+            let changed = token.chars().count() != text.get(start..end).unwrap_or_default().chars().count();
+            let joined = !before.is_empty() && !before.ends_with(' ') && !here.starts_with(' ');
+            !is_unknown && if marked { changed } else { joined }
+        };
+        encoding.tokens.iter().zip(&encoding.offsets).map(inner).collect()
     }
 
     /// The number of a token.
@@ -222,6 +248,14 @@ impl Tokenizer {
         self.inner.decode(ids, true).map_err(wrong)
     }
 
+    /// The text of tokens, special ones included.
+    ///
+    /// # Errors
+    /// As [`decode`](Tokenizer::decode).
+    pub fn decode_with_special(&self, ids: &[u32]) -> Result<String> {
+        self.inner.decode(ids, false).map_err(wrong)
+    }
+
     /// A decoder for tokens that come one by one: it gives text as soon as whole characters are there.
     pub fn stream(&self) -> TextStream<'_> {
         TextStream(self.inner.decode_stream(true))
@@ -259,7 +293,7 @@ impl TextStream<'_> {
     }
 }
 
-/// Ends a text where one of several strings appears in it, whatever tokens it is made of.
+/// Ends a text where one of several strings appears in it, whatever tokens it is made of; a special token counts as its text.
 ///
 /// ```
 /// use fornax::generate::Stop;
@@ -297,6 +331,8 @@ impl Stop for StopStrings {
         }
         // A token is a byte at least; a few more, so that the first ones' edges do not count.
         let tail = &generated[generated.len().saturating_sub(self.longest + 8)..];
-        self.tokenizer.decode(tail).is_ok_and(|text| self.strings.iter().any(|s| text.contains(s.as_str())))
+        let found = |text: String| self.strings.iter().any(|s| text.contains(s.as_str()));
+        // A special token has a text, too, which may be one of the strings; and a string goes on behind one.
+        self.tokenizer.decode_with_special(tail).is_ok_and(found) || self.tokenizer.decode(tail).is_ok_and(found)
     }
 }

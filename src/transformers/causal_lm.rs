@@ -6,7 +6,7 @@ use super::gpt2::Gpt2;
 use super::llama::Llama;
 use super::tokens::fits;
 use super::{Checkpoint, Config, KvCache, LoadOptions, Tokens, blank};
-use crate::nn::{Embedding, Forward, Module, Slot, Walk};
+use crate::nn::{Embedding, Forward, Item, Module, Slot, Tied, Walk};
 use crate::{Device, Error, Options, Result, Tensor};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -55,10 +55,23 @@ pub trait Decoder: Module + Send + Sync {
 /// ```
 pub struct CausalLm {
     decoder: Box<dyn Decoder>,
-    /// None where the head is the table of tokens.
-    head: Option<Slot>,
+    head: Head,
     ends: Vec<u32>,
     prefix: Mutex<Option<Arc<dyn Prefix>>>,
+}
+
+/// What makes logits of states.
+enum Head {
+    /// A layer.
+    Own(Slot),
+    /// The product with the table of tokens.
+    Tied(Tied),
+}
+
+impl Head {
+    fn new(decoder: &dyn Decoder, own: Option<Slot>) -> Head {
+        own.map_or_else(|| Head::Tied(Tied::new(&decoder.embedding().weight)), Head::Own)
+    }
 }
 
 /// The families, by `model_type`.
@@ -68,8 +81,13 @@ impl Module for CausalLm {
     fn walk(&self, walk: &mut Walk<'_>) {
         walk.module("CausalLm");
         walk.field(self.decoder.prefix(), |walk| self.decoder.walk(walk));
-        if let Some(head) = &self.head {
-            walk.field("lm_head", |walk| head.walk(walk));
+        match &self.head {
+            Head::Own(head) => walk.field("lm_head", |walk| head.walk(walk)),
+            // While it is the table of tokens it has no name of its own.
+            Head::Tied(tied) => walk.field("lm_head.weight", |walk| {
+                walk.item(Item::Tied(tied));
+                tied.own().iter().for_each(|own| own.walk(walk));
+            }),
         }
         if let Some(prefix) = self.prefix() {
             walk.field("prompt_encoder", |walk| prefix.walk(walk));
@@ -88,7 +106,7 @@ impl CausalLm {
         Ok(model)
     }
 
-    /// Loads a folder. In evaluation mode.
+    /// Loads a folder. In evaluation mode. The head is the table of tokens where `tie_word_embeddings` says so, unless the file has another weight for it.
     ///
     /// # Errors
     /// As [`Checkpoint::open`] and [`Checkpoint::fill`]; an unknown family.
@@ -103,7 +121,13 @@ impl CausalLm {
     pub fn from_checkpoint(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<CausalLm> {
         let mut model = CausalLm::blank(checkpoint.config(), options.device.into())?;
         model.ends = checkpoint.ends()?;
-        checkpoint.fill(&model, model.decoder.prefix(), options)?;
+        let (prefix, shape) = (model.decoder.prefix(), model.decoder.shape());
+        if let Head::Tied(tied) = &model.head
+            && checkpoint.unties(&model, prefix, tied.other(), "lm_head.weight")?
+        {
+            model.head = Head::Own(blank::linear(shape.width, shape.vocabulary, false, options.device.into())?);
+        }
+        checkpoint.fill(&model, prefix, options)?;
         model.eval();
         Ok(model)
     }
@@ -119,12 +143,12 @@ impl CausalLm {
         let tied = config.flag("tie_word_embeddings", matches!(family, "gpt2" | "falcon"))?;
         let shape = decoder.shape();
         let head = if tied { None } else { Some(blank::linear(shape.width, shape.vocabulary, false, o)?) };
-        Ok(CausalLm { decoder, head, ends: config.tokens("eos_token_id")?, prefix: Mutex::default() })
+        Ok(CausalLm { head: Head::new(&*decoder, head), decoder, ends: config.tokens("eos_token_id")?, prefix: Mutex::default() })
     }
 
     /// A model of a decoder of one's own; the head is the table of tokens, or a layer from states to logits.
     pub fn from_decoder(decoder: Box<dyn Decoder>, head: Option<Slot>, ends: &[u32]) -> CausalLm {
-        CausalLm { decoder, head, ends: ends.to_vec(), prefix: Mutex::default() }
+        CausalLm { head: Head::new(&*decoder, head), decoder, ends: ends.to_vec(), prefix: Mutex::default() }
     }
 
     /// The decoder.
@@ -179,8 +203,8 @@ impl CausalLm {
 
     fn logits(&self, x: &Tensor) -> Result<Tensor> {
         match &self.head {
-            Some(head) => head.forward(x),
-            None => x.try_linear(&self.decoder.embedding().weight.get(), None),
+            Head::Own(head) => head.forward(x),
+            Head::Tied(table) => x.try_linear(&table.get(), None),
         }
     }
 

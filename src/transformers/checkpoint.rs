@@ -35,8 +35,9 @@ impl From<Device> for LoadOptions {
     }
 }
 
-/// A folder with `config.json` and `model.safetensors`, or shards and `model.safetensors.index.json`. The files are memory-mapped: a weight is read when it is
-/// used, or when it is copied to a GPU, one after the other.
+/// A folder with `config.json` and `model.safetensors`, or shards and `model.safetensors.index.json`. The files are memory-mapped, and weights on the CPU stay in the
+/// map: loading makes no copy of them. [`fill`](Checkpoint::fill) reads each weight once all the same, to look for NaN and infinities; with
+/// [`check_values`](LoadOptions::check_values) off a weight is read when it is used, or when it is copied to a GPU, one after the other.
 ///
 /// ```no_run
 /// use fornax::transformers::Checkpoint;
@@ -105,6 +106,17 @@ impl Checkpoint {
     /// Whether a weight of this name, with or without the name of the model in front, is there.
     pub(super) fn has(&self, prefix: &str, name: &str) -> bool {
         self.find(prefix, name).is_some()
+    }
+
+    /// Whether the file has a weight of this name that is not the one of a parameter of the module: then `tie_word_embeddings` does not count, as with transformers.
+    pub(super) fn unties(&self, module: &dyn Module, prefix: &str, table: &Param, name: &str) -> Result<bool> {
+        let Some((_, other)) = self.find(prefix, name) else { return Ok(false) };
+        let path = module.named_parameters().into_iter().find(|(_, p)| p.id() == table.id()).map(|(path, _)| path);
+        let Some((_, t)) = path.and_then(|path| self.find(prefix, &path)) else { return Ok(false) };
+        if t.shape() != other.shape() || t.dtype() != other.dtype() {
+            return Ok(true);
+        }
+        crate::no_grad(|| t.try_ne(other)?.try_any(()))?.item::<bool>()
     }
 
     /// The weight of a path: the file may lack the model's name in front, or have it where the path does not.

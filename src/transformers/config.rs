@@ -71,6 +71,11 @@ impl Config {
         self.json.get("model_type").and_then(Value::as_str).ok_or_else(|| self.error(has))
     }
 
+    /// Whether a key is there, be it null: some keys have a default that null is not.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.json.contains_key(key)
+    }
+
     /// What a key holds, unless that is null.
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.json.get(key).filter(|v| !v.is_null())

@@ -250,6 +250,10 @@ impl Encoder {
     pub(super) fn blank(config: &Config, pooler: bool, o: Options) -> Result<Encoder> {
         let family = EncoderFamily::of(config)?;
         let (distil, names) = (family == EncoderFamily::DistilBert, family.names());
+        if config.flag("is_decoder", false)? {
+            let message = "is_decoder is true: this is BERT as a decoder, which sees only what stands before; the families here are encoders, for which it must be false";
+            return Err(config.error(message));
+        }
         let kind = config.text("position_embedding_type", "absolute")?;
         if kind != "absolute" {
             return Err(config.error(format!("position_embedding_type is {kind:?}: only \"absolute\" is known")));

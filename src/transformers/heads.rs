@@ -2,7 +2,7 @@
 
 use super::encoder::EncoderFamily;
 use super::{Activation, Checkpoint, Config, Encoder, LoadOptions, Tokens, blank};
-use crate::nn::{Dropout, Forward, LayerNorm, Module, Param, Slot, Walk};
+use crate::nn::{Dropout, Forward, LayerNorm, Module, Param, Slot, Tied, Walk};
 use crate::{Error, Options, Result, Tensor};
 use std::path::Path;
 
@@ -40,7 +40,9 @@ macro_rules! models {
             /// # Errors
             /// As [`Checkpoint::fill`]; another family's folder.
             pub fn from_checkpoint(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<$name> {
-                let model = $name::blank(checkpoint.config(), options.device.into())?;
+                let mut model = $name::blank(checkpoint.config(), options.device.into())?;
+                let own = model.head.own(&model, checkpoint)?;
+                model.head.set_own(own, options.device.into())?;
                 checkpoint.fill(&model, model.encoder.family().names().prefix, options)?;
                 model.eval();
                 Ok(model)
@@ -76,6 +78,31 @@ macro_rules! models {
     )* };
 }
 
+/// What heads do when they are loaded.
+trait Head {
+    /// What the file has for the head itself although it is tied in the model.
+    fn own(&self, _model: &dyn Module, _checkpoint: &Checkpoint) -> Result<Own> {
+        Ok(Own::default())
+    }
+
+    /// Makes places for that.
+    fn set_own(&mut self, _own: Own, _o: Options) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Which weights of a head are not those that they are tied to.
+#[derive(Clone, Copy, Default)]
+struct Own {
+    table: bool,
+    bias: bool,
+}
+
+impl Head for ClassifierHead {}
+impl Head for TokenHead {}
+impl Head for AnswerHead {}
+impl Head for NextHead {}
+
 models! {
     /// An encoder that says which token stands behind a mask.
     MaskedLm, MaskedHead, |_| false;
@@ -95,14 +122,20 @@ struct MaskedHead {
     dense: Slot,
     activation: Activation,
     norm: LayerNorm,
-    table: Param,
+    table: Tied,
     bias: Param,
+    /// Whether the file has the bias of the decoder for itself.
+    own_bias: bool,
 }
 
 impl MaskedHead {
     fn blank(encoder: &Encoder, config: &Config, o: Options) -> Result<MaskedHead> {
         let (family, shape) = (encoder.family(), encoder.shape());
         let (eps, default) = (config.eps("layer_norm_eps", 1e-12)?, "gelu");
+        let table = Tied::new(&encoder.embedding().weight);
+        if !config.flag("tie_word_embeddings", true)? {
+            table.set_own(Some(Param::new(Tensor::try_zeros([shape.vocabulary, shape.width], o)?)));
+        }
         Ok(MaskedHead {
             family,
             dense: blank::linear(shape.width, shape.width, true, o)?,
@@ -112,9 +145,30 @@ impl MaskedHead {
                 EncoderFamily::Roberta => Activation::Gelu,
             },
             norm: blank::layer_norm(shape.width, eps, o)?,
-            table: encoder.embedding().weight.clone(),
+            table,
             bias: Param::new(Tensor::try_zeros(shape.vocabulary, o)?),
+            own_bias: false,
         })
+    }
+
+    /// The names of dense layer, norm, table and bias, and the other name of the bias.
+    fn names(&self) -> [&'static str; 5] {
+        match self.family {
+            EncoderFamily::Bert => [
+                "cls.predictions.transform.dense",
+                "cls.predictions.transform.LayerNorm",
+                "cls.predictions.decoder.weight",
+                "cls.predictions.bias",
+                "cls.predictions.decoder.bias",
+            ],
+            EncoderFamily::Roberta => {
+                ["lm_head.dense", "lm_head.layer_norm", "lm_head.decoder.weight", "lm_head.bias", "lm_head.decoder.bias"]
+            }
+            EncoderFamily::DistilBert => {
+                let bias = "vocab_projector.bias";
+                ["vocab_transform", "vocab_layer_norm", "vocab_projector.weight", bias, bias]
+            }
+        }
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
@@ -125,20 +179,31 @@ impl MaskedHead {
 
 impl Module for MaskedHead {
     fn walk(&self, walk: &mut Walk<'_>) {
-        let [dense, norm, table, bias] = match self.family {
-            EncoderFamily::Bert => [
-                "cls.predictions.transform.dense",
-                "cls.predictions.transform.LayerNorm",
-                "cls.predictions.decoder.weight",
-                "cls.predictions.bias",
-            ],
-            EncoderFamily::Roberta => ["lm_head.dense", "lm_head.layer_norm", "lm_head.decoder.weight", "lm_head.bias"],
-            EncoderFamily::DistilBert => ["vocab_transform", "vocab_layer_norm", "vocab_projector.weight", "vocab_projector.bias"],
-        };
+        let [dense, norm, table, bias, decoder_bias] = self.names();
         walk.field(dense, |walk| self.dense.walk(walk));
         walk.field(norm, |walk| self.norm.walk(walk));
         walk.field(table, |walk| self.table.walk(walk));
-        walk.field(bias, |walk| self.bias.walk(walk));
+        walk.field(if self.own_bias { decoder_bias } else { bias }, |walk| self.bias.walk(walk));
+    }
+}
+
+impl Head for MaskedHead {
+    fn own(&self, model: &dyn Module, checkpoint: &Checkpoint) -> Result<Own> {
+        let (prefix, [_, _, table, bias, decoder_bias]) = (self.family.names().prefix, self.names());
+        Ok(Own {
+            table: self.table.own().is_none() && checkpoint.unties(model, prefix, self.table.other(), table)?,
+            bias: checkpoint.has(prefix, decoder_bias)
+                && (!checkpoint.has(prefix, bias) || checkpoint.unties(model, prefix, &self.bias, decoder_bias)?),
+        })
+    }
+
+    fn set_own(&mut self, own: Own, o: Options) -> Result<()> {
+        if own.table {
+            let shape = self.table.other().shape();
+            self.table.set_own(Some(Param::new(Tensor::try_zeros(shape, o)?)));
+        }
+        self.own_bias = own.bias;
+        Ok(())
     }
 }
 
@@ -152,12 +217,40 @@ impl MaskedLm {
     }
 }
 
+/// What the classes of a [`SequenceClassifier`] are to each other: `problem_type` in config.json.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProblemType {
+    /// They are numbers.
+    Regression,
+    /// One of them is right.
+    SingleLabel,
+    /// Each is right or wrong for itself.
+    MultiLabel,
+}
+
+impl ProblemType {
+    fn of(config: &Config) -> Result<Option<ProblemType>> {
+        Ok(match config.text("problem_type", "")? {
+            "" => None,
+            "regression" => Some(ProblemType::Regression),
+            "single_label_classification" => Some(ProblemType::SingleLabel),
+            "multi_label_classification" => Some(ProblemType::MultiLabel),
+            other => {
+                return Err(config.error(format!(
+                    "problem_type is {other:?}: known are regression, single_label_classification and multi_label_classification"
+                )));
+            }
+        })
+    }
+}
+
 /// One or two linear layers on the first token.
 struct ClassifierHead {
     family: EncoderFamily,
     first: Option<Slot>,
     last: Slot,
     dropout: Dropout,
+    problem: Option<ProblemType>,
 }
 
 impl ClassifierHead {
@@ -172,6 +265,7 @@ impl ClassifierHead {
             first: if family == EncoderFamily::Bert { None } else { Some(blank::linear(width, width, true, o)?) },
             last: blank::linear(width, config.labels()?.len(), true, o)?,
             dropout: blank::dropout(config, "classifier_dropout", default)?,
+            problem: ProblemType::of(config)?,
         })
     }
 }
@@ -191,6 +285,11 @@ impl Module for ClassifierHead {
 }
 
 impl SequenceClassifier {
+    /// What the classes are to each other, where config.json says so.
+    pub fn problem_type(&self) -> Option<ProblemType> {
+        self.head.problem
+    }
+
     /// The logits `[B, classes]`.
     ///
     /// # Errors

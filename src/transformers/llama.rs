@@ -130,24 +130,42 @@ impl Llama {
     }
 }
 
-/// How far each layer looks back.
+/// How far each layer looks back: null is no limit, a missing key is transformers' default.
 fn windows(config: &Config, family: &str, layers: usize) -> Result<Vec<Option<usize>>> {
-    let window = match config.get("sliding_window") {
-        Some(_) => Some(config.size("sliding_window", None, CONTEXT)?),
-        None => None,
+    let window = match (config.get("sliding_window"), config.has("sliding_window")) {
+        (None, true) => None,
+        _ => Some(config.size("sliding_window", 4096, CONTEXT)?),
     };
+    let uses = config.flag("use_sliding_window", false)?;
     match family {
         "mistral" => Ok(vec![window; layers]),
-        "qwen2" if config.flag("use_sliding_window", false)? => {
-            if let Some(Value::Array(kinds)) = config.get("layer_types") {
-                let sliding = |i: usize| kinds.get(i).and_then(Value::as_str) == Some("sliding_attention");
-                return Ok((0..layers).map(|i| window.filter(|_| sliding(i))).collect());
-            }
+        "qwen2" => {
+            let sliding = layer_types(config, layers)?;
+            let window = window.filter(|_| uses);
             let first = config.number("max_window_layers", 28.0)?;
-            Ok((0..layers).map(|i| window.filter(|_| i as f64 >= first)).collect())
+            let slides = |i: usize| sliding.as_ref().map_or(i as f64 >= first, |s| s[i]);
+            Ok((0..layers).map(|i| window.filter(|_| slides(i))).collect())
         }
         _ => Ok(vec![None; layers]),
     }
+}
+
+/// Which layers have the window, by `layer_types`.
+fn layer_types(config: &Config, layers: usize) -> Result<Option<Vec<bool>>> {
+    let kinds = match config.get("layer_types") {
+        None => return Ok(None),
+        Some(Value::Array(kinds)) if kinds.len() == layers => kinds,
+        Some(Value::Array(kinds)) => {
+            return Err(config.error(format!("layer_types has {} entries for {layers} layers: one for each is wanted", kinds.len())));
+        }
+        Some(v) => return Err(config.error(format!("layer_types is {v}: a list with an entry for each layer is wanted"))),
+    };
+    let slides = |kind: &Value| match kind.as_str() {
+        Some("sliding_attention") => Ok(true),
+        Some("full_attention") => Ok(false),
+        _ => Err(config.error(format!("layer_types has {kind}: known are \"full_attention\" and \"sliding_attention\""))),
+    };
+    kinds.iter().map(slides).collect::<Result<_>>().map(Some)
 }
 
 impl Decoder for Llama {
@@ -174,5 +192,38 @@ impl Decoder for Llama {
         let x = self.norm.forward(&x)?;
         seen(&x);
         Ok(x)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(family: &str, json: &str) -> Result<Vec<Option<usize>>> {
+        windows(&Config::parse(json)?, family, 3)
+    }
+
+    /// As transformers has it: a missing key is 4096, null is no window.
+    #[test]
+    fn sliding_windows() -> Result<()> {
+        assert_eq!(of("mistral", "{}")?, [Some(4096); 3]);
+        assert_eq!(of("mistral", r#"{"sliding_window": null}"#)?, [None; 3]);
+        assert_eq!(of("mistral", r#"{"sliding_window": 7}"#)?, [Some(7); 3]);
+        assert_eq!(of("llama", r#"{"sliding_window": 7}"#)?, [None; 3]);
+        assert_eq!(of("qwen2", r#"{"sliding_window": 7}"#)?, [None; 3]);
+        assert_eq!(of("qwen2", r#"{"use_sliding_window": true, "max_window_layers": 1}"#)?, [None, Some(4096), Some(4096)]);
+        assert_eq!(of("qwen2", r#"{"use_sliding_window": true, "max_window_layers": 0, "sliding_window": null}"#)?, [None; 3]);
+        let kinds = r#"["sliding_attention", "full_attention", "sliding_attention"]"#;
+        assert_eq!(of("qwen2", &format!(r#"{{"use_sliding_window": true, "layer_types": {kinds}}}"#))?, [Some(4096), None, Some(4096)]);
+        assert_eq!(of("qwen2", &format!(r#"{{"layer_types": {kinds}}}"#))?, [None; 3]);
+        for (kinds, part) in [
+            (r#"["full_attention"]"#, "1 entries for 3 layers"),
+            (r#"["full_attention", "full_attention", "linear_attention"]"#, "\"linear_attention\""),
+            ("7", "a list"),
+        ] {
+            let message = of("qwen2", &format!(r#"{{"layer_types": {kinds}}}"#)).unwrap_err().to_string();
+            assert!(message.contains("layer_types") && message.contains(part), "{message}");
+        }
+        Ok(())
     }
 }

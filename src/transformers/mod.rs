@@ -32,7 +32,7 @@ pub use causal_lm::{CausalLm, Decoder, DecoderShape};
 pub use checkpoint::{Checkpoint, LoadOptions};
 pub use config::Config;
 pub use encoder::{Encoded, Encoder, EncoderFamily, EncoderShape};
-pub use heads::{MaskedLm, NextSentence, QuestionAnswerer, SequenceClassifier, TokenClassifier};
+pub use heads::{MaskedLm, NextSentence, ProblemType, QuestionAnswerer, SequenceClassifier, TokenClassifier};
 pub use positions::sinusoidal;
 pub use t5::{Seq2Seq, Source};
 pub use tokens::Tokens;

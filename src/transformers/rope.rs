@@ -52,7 +52,11 @@ impl Rope {
             match kind {
                 "default" => {}
                 "linear" => {
-                    let factor = s.number("factor", 1.0)?;
+                    let factor = s.number("factor", f64::NAN)?;
+                    if !(factor > 0.0) {
+                        let found = s.get("factor").map_or("missing".into(), |v| format!("{v}"));
+                        return Err(s.error(format!("factor is {found}: rope_type linear wants a number above 0")));
+                    }
                     frequencies.iter_mut().for_each(|f| *f /= factor);
                 }
                 "llama3" => llama3(config, s, &mut frequencies)?,

@@ -311,9 +311,11 @@ impl Seq2Seq {
     /// As [`Checkpoint::fill`]; another family's folder.
     pub fn from_checkpoint(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Seq2Seq> {
         let config = checkpoint.config();
+        let mut model = Seq2Seq::blank(config, !config.flag("tie_word_embeddings", true)?, options.device.into())?;
         // T5 1.1 has a head of its own, under a config that newer versions of transformers write as tied: what is in the file counts.
-        let untied = checkpoint.has("", "lm_head.weight") || !config.flag("tie_word_embeddings", true)?;
-        let mut model = Seq2Seq::blank(config, untied, options.device.into())?;
+        if model.lm_head.is_none() && checkpoint.unties(&model, "", &model.shared.weight, "lm_head.weight")? {
+            model.lm_head = Some(blank::linear(model.shared.weight.shape()[1], model.vocabulary, false, options.device.into())?);
+        }
         model.ends = checkpoint.ends()?;
         checkpoint.fill(&model, "", options)?;
         model.eval();
@@ -353,7 +355,8 @@ impl Seq2Seq {
         let layers = config.size("num_layers", 6, LAYERS)?;
         let vocabulary = config.size("vocab_size", 32_128, VOCABULARY)?;
         let tied = config.flag("tie_word_embeddings", true)?;
-        let scaled = config.flag("scale_decoder_outputs", tied && !untied)?;
+        // By the config, whatever head the file has.
+        let scaled = config.flag("scale_decoder_outputs", tied)?;
         let start = config.tokens("decoder_start_token_id")?.first().copied();
         Ok(Seq2Seq {
             shared: blank::embedding(vocabulary, s.width, o)?,

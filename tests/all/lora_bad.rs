@@ -92,6 +92,7 @@ fn folders_that_do_not_fit() {
     refused("llama2", "llama-lora", |c| c["modules_to_save"] = json!(["score"]), &["score", "q_proj"]);
     refused("llama2", "llama-lora", |c| c["trainable_token_indices"] = json!([1, 2]), &["trainable_token_indices", "not known"]);
     refused("llama2", "llama-lora", |c| c["use_qalora"] = json!(true), &["use_qalora"]);
+    refused("llama2", "llama-lora", |c| c["ensure_weight_tying"] = json!(true), &["ensure_weight_tying", "not known"]);
     // Files.
     let d = model("llama2");
     has(message(Adapters::load(&d, root("peft").join("nothing"))), &["adapter_config.json"]);

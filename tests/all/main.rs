@@ -5,6 +5,7 @@ mod checkpoints;
 mod data;
 mod edges;
 mod faults;
+mod folders;
 mod golden;
 mod golden_cases;
 mod golden_conv;
@@ -52,6 +53,8 @@ mod snapshots;
 mod summaries;
 #[cfg(feature = "text")]
 mod text;
+#[cfg(feature = "text")]
+mod text_golden;
 mod train_tools;
 mod trainer;
 mod trainer_numbers;

@@ -187,7 +187,7 @@ fn pipelines_run() {
 
     let fill = FillMask::new(MaskedLm::load(golden("bert-mlm"), d).unwrap(), &tokenizer).unwrap();
     let found = fill.fill("the [MASK] sat on the [MASK]", 3).unwrap();
-    assert!(found.len() == 2 && found[0].len() == 3 && found[0][0].score >= found[0][1].score);
+    assert!(found.len() == 2 && found[0].len() == 3 && found[0][0].score >= found[0][1].score && found[0][0].sequence.contains("[MASK]"));
     assert!(fill.fill("the cat", 3).unwrap_err().to_string().contains("[MASK]"));
 
     let text = "the cat sat on the mat";
@@ -196,12 +196,14 @@ fn pipelines_run() {
         assert!(["PER", "LOC"].contains(&e.label.as_str()) && e.score > 0.0 && e.score <= 1.0);
     }
     let answers = Answers::new(QuestionAnswerer::load(golden("bert-qa"), d).unwrap(), &tokenizer);
+    let short = Answers::new(QuestionAnswerer::load(golden("bert-qa"), d).unwrap(), &tokenizer).max_answer_len(1);
     // Longer than the model's context of 20, so that it is read in pieces.
     let context = [TEXT; 3].join(" ");
     let answer = answers.answer("the dog", &context).unwrap();
     assert!(!answer.text.is_empty() && context[answer.start..answer.end] == answer.text && answer.score <= 1.0);
     assert!(answers.answer(&context, "the cat").unwrap_err().to_string().contains("no room"));
     assert!(answers.answer("the cat", "").is_err());
+    assert!(!short.answer("the dog", &context).unwrap().text.contains(' '));
 
     let options = Generation { max_new_tokens: 8, ends: Some(vec![]), ..Generation::default() };
     let generator = TextGenerator::new(CausalLm::load(golden("llama2"), d).unwrap(), &tokenizer);

@@ -200,6 +200,8 @@ def main():
     causal("mistral-layers", "mistral", lora(target_modules=["q_proj", "k_proj", "gate_proj"], exclude_modules=["k_proj"], layers_to_transform=[1], init_lora_weights="gaussian"))
     causal("qwen2-regex", "qwen2", lora(target_modules=r"model\.layers\.\d+\.(self_attn\.[ov]_proj|mlp\.up_proj)", modules_to_save=None))
     causal("llama-head", "llama2", lora(target_modules=["v_proj"], modules_to_save=["lm_head"]))
+    # The head is tied to the table: it stays with the old one.
+    causal("qwen2-table", "qwen2", lora(target_modules=["q_proj"], modules_to_save=["embed_tokens"]))
     causal("gpt2-lora", "gpt2", lora(target_modules=["c_attn", "mlp.c_proj"], fan_in_fan_out=True, bias="all"))
     causal("gpt2-dora", "gpt2", lora(target_modules=["c_attn", "c_fc"], fan_in_fan_out=True, use_dora=True), grads=True)
     causal("falcon-lora", "falcon", lora(target_modules=["query_key_value", "dense"]))
