@@ -41,7 +41,16 @@ unsafe impl Sync for Factor {}
 /// # Safety
 /// The lines can be read, and the panels written.
 #[allow(clippy::too_many_arguments)]
-pub(crate) unsafe fn pack(shape: TileShape, from: *const f32, line: isize, step: isize, lines: usize, k: usize, width: usize, out: *mut f32) {
+pub(crate) unsafe fn pack(
+    shape: TileShape,
+    from: *const f32,
+    line: isize,
+    step: isize,
+    lines: usize,
+    k: usize,
+    width: usize,
+    out: *mut f32,
+) {
     // SAFETY: as promised.
     unsafe {
         match (line, step, width) {
