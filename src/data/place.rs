@@ -13,9 +13,9 @@ use crate::{Error, Result};
 pub enum LoaderOrder {
     /// One after the other.
     Sequential,
-    /// In a random order ([`DataLoader::shuffle`]).
+    /// In a random order ([`DataLoader::shuffle`](super::DataLoader::shuffle)).
     Shuffled,
-    /// Drawn by weights ([`DataLoader::weighted`]).
+    /// Drawn by weights ([`DataLoader::weighted`](super::DataLoader::weighted)).
     Weighted,
 }
 
