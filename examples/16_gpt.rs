@@ -23,7 +23,7 @@ const SEED: u64 = 1;
 const VOCABULARY: usize = 512;
 const CONTEXT: usize = 64;
 const BATCH: usize = 16;
-const STEPS: usize = 1200;
+const STEPS: usize = 1250;
 const PEAK_LR: f64 = 2e-3;
 
 /// The tokens of a text as one long row.
