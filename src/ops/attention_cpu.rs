@@ -2,6 +2,7 @@
 
 use super::attention::{Dims, Extra, Sdpa, SdpaBackward};
 use super::attention_tiles;
+use super::matmul_cpu;
 use super::rows::{Real, for_tasks, largest, sum_of, sum_of2};
 use crate::backend::cpu::simd::multiversion;
 use crate::backend::cpu::threads::Shared;
@@ -62,37 +63,21 @@ impl<T> Mat<T> {
     }
 }
 
-/// c = alpha · a · b, or c += that.
+/// c = a · b, or c += that.
 ///
 /// # Safety
 /// The matrices are valid; nothing else touches c.
-unsafe fn product<T: Real>(c: Mat<T>, add: bool, a: Mat<T>, b: Mat<T>, alpha: T) {
+unsafe fn product<T: Real>(c: Mat<T>, add: bool, a: Mat<T>, b: Mat<T>) {
     debug_assert!(a.cols == b.rows && c.rows == a.rows && c.cols == b.cols);
-    let none = gemm::Parallelism::None;
-    // SAFETY: as promised.
-    unsafe {
-        gemm::gemm(
-            c.rows,
-            c.cols,
-            a.cols,
-            c.ptr,
-            c.cs,
-            c.rs,
-            add,
-            a.ptr,
-            a.cs,
-            a.rs,
-            b.ptr,
-            b.cs,
-            b.rs,
-            T::ONE,
-            alpha,
-            false,
-            false,
-            false,
-            none,
-        )
+    /// # Safety
+    /// As `product`; T and R are one type.
+    unsafe fn run<R: matmul_cpu::Real, T>(c: Mat<T>, add: bool, a: Mat<T>, b: Mat<T>) {
+        let of = |m: Mat<T>| matmul_cpu::Mat::new(m.ptr.cast::<R>(), m.rs, m.cs);
+        // SAFETY: as promised.
+        unsafe { matmul_cpu::product(c.rows, c.cols, a.cols, of(c), add, of(a), of(b), false) }
     }
+    // SAFETY: as promised; T is f32 or f64.
+    unsafe { if size_of::<T>() == 4 { run::<f32, T>(c, add, a, b) } else { run::<f64, T>(c, add, a, b) } }
 }
 
 /// What is added to a block of scores.
@@ -154,10 +139,11 @@ impl<'a, T: Real> Added<'a, T> {
 }
 
 multiversion! {
-    /// One step of the online softmax: scores become weights relative to the new maximum m, and what was summed so far is rescaled.
-    fn soften[T: Real](s: &mut [T], cols: usize, out: &mut [T], m: &mut [T], sum: &mut [T], add: &Added<'_, T>, b: usize, h: usize, i: usize, j: usize) {
+    /// One step of the online softmax: products become scores, and these weights relative to the new maximum m, and what was summed so far is rescaled.
+    fn soften[T: Real](s: &mut [T], cols: usize, scale: T, out: &mut [T], m: &mut [T], sum: &mut [T], add: &Added<'_, T>, b: usize, h: usize, i: usize, j: usize) {
         let width = out.len() / m.len();
         for (r, s) in s.chunks_exact_mut(cols).enumerate() {
+            s.iter_mut().for_each(|v| *v *= scale);
             add.apply(s, b, h, i + r, j);
             let new = m[r].or_larger(largest(s));
             if new == T::NEG_INF {
@@ -166,10 +152,10 @@ multiversion! {
                 continue;
             }
             s.iter_mut().for_each(|v| *v = (*v - new).exp());
-            let scale = (m[r] - new).exp();
-            sum[r] = sum[r] * scale + sum_of(s, |v| v);
+            let factor = (m[r] - new).exp();
+            sum[r] = sum[r] * factor + sum_of(s, |v| v);
             if m[r] != new {
-                out[r * width..(r + 1) * width].iter_mut().for_each(|v| *v *= scale);
+                out[r * width..(r + 1) * width].iter_mut().for_each(|v| *v *= factor);
                 m[r] = new;
             }
         }
@@ -190,9 +176,10 @@ multiversion! {
 }
 
 multiversion! {
-    /// Scores become weights by the saved log-sum-exp.
-    fn weigh[T: Real](s: &mut [T], cols: usize, lse: &[T], add: &Added<'_, T>, b: usize, h: usize, i: usize, j: usize) {
+    /// Products become scores, and these weights by the saved log-sum-exp.
+    fn weigh[T: Real](s: &mut [T], cols: usize, scale: T, lse: &[T], add: &Added<'_, T>, b: usize, h: usize, i: usize, j: usize) {
         for (r, s) in s.chunks_exact_mut(cols).enumerate() {
+            s.iter_mut().for_each(|v| *v *= scale);
             add.apply(s, b, h, i + r, j);
             s.iter_mut().for_each(|v| *v = (*v - lse[r]).exp());
         }
@@ -267,9 +254,9 @@ fn forward_as<T: Real>(op: &Sdpa, ctx: &CpuCtx) {
             let keys = Mat::of(k.0, k.1, b, h / d.group(), j, cols);
             let values = Mat::of(v.0, v.1, b, h / d.group(), j, cols);
             // SAFETY: the scores and the output are this task's.
-            unsafe { product(s, false, queries, keys.t(), scale) };
-            soften(&mut scores[..rows * cols], cols, out, m, sum, add, b, h, i, j);
-            unsafe { product(Mat::block(out, rows, d.value_width), true, s, values, T::ONE) };
+            unsafe { product(s, false, queries, keys.t()) };
+            soften(&mut scores[..rows * cols], cols, scale, out, m, sum, add, b, h, i, j);
+            unsafe { product(Mat::block(out, rows, d.value_width), true, s, values) };
         }
         finish(out, lse, m, sum);
         if d.value_width > 0 {
@@ -355,22 +342,22 @@ fn backward_as<T: Real>(op: &SdpaBackward, ctx: &CpuCtx) {
                     (0..n).for_each(|r| deltas[r] = delta[at + r * d.heads]);
                     let (wm, dwm) = (Mat::block(&mut w, n, cols), Mat::block(&mut dw, n, cols));
                     // SAFETY: w and dw are this task's, as are its blocks of dk and dv and its part of dq.
-                    unsafe { product(wm, false, queries, keys.t(), scale) };
-                    weigh(&mut w[..n * cols], cols, &lse[first..first + n], add, b, h, i, j);
+                    unsafe { product(wm, false, queries, keys.t()) };
+                    weigh(&mut w[..n * cols], cols, scale, &lse[first..first + n], add, b, h, i, j);
                     if let Some(dv) = dv {
-                        unsafe { product(dv, true, wm.t(), back, T::ONE) };
+                        unsafe { product(dv, true, wm.t(), back) };
                     }
                     if dk.is_none() && partial.is_none() {
                         continue;
                     }
-                    unsafe { product(dwm, false, back, values.t(), T::ONE) };
+                    unsafe { product(dwm, false, back, values.t()) };
                     score_gradient(&w[..n * cols], &mut dw[..n * cols], cols, &deltas[..n], scale);
                     if let Some(dk) = dk {
-                        unsafe { product(dk, true, dwm.t(), queries, T::ONE) };
+                        unsafe { product(dk, true, dwm.t(), queries) };
                     }
                     if let Some(p) = partial {
                         let at = if ranges > 1 { range * size } else { 0 } + at * d.width;
-                        unsafe { product(Mat::rows(p, at, n, d.width, d.heads * d.width), true, dwm, keys, T::ONE) };
+                        unsafe { product(Mat::rows(p, at, n, d.width, d.heads * d.width), true, dwm, keys) };
                     }
                 }
             }

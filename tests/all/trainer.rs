@@ -1,6 +1,7 @@
 //! The trainer: what it computes, in which order, how it stops, how it goes on.
 
 use crate::harness::{gpu, isolated};
+use crate::trainer_numbers::StopAt;
 use fornax::data::transforms::{RandomAffine, Transform};
 use fornax::data::{DataLoader, Dataset, Image, Loader, Rows, Stream, StreamLoader, TensorDataset, digits};
 use fornax::io::StateDict;
@@ -336,18 +337,6 @@ impl Callback for Average {
     }
     fn load(&mut self, checkpoint: &Checkpoint) -> Result<()> {
         self.0 = checkpoint.part("own_average")?.clone();
-        Ok(())
-    }
-}
-
-/// Stops at a step.
-struct StopAt(u64);
-
-impl Callback for StopAt {
-    fn on_step(&mut self, run: &mut Run<'_>) -> Result<()> {
-        if run.step() == self.0 {
-            run.stop("enough");
-        }
         Ok(())
     }
 }

@@ -85,7 +85,7 @@ fn a_number_that_nobody_logs_is_an_error_when_it_could_be_there() -> Result<()> 
 }
 
 /// Ends the training after a step, as Ctrl-C does.
-struct StopAt(u64);
+pub struct StopAt(pub u64);
 
 impl Callback for StopAt {
     fn on_step(&mut self, run: &mut Run<'_>) -> Result<()> {

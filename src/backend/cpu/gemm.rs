@@ -264,7 +264,7 @@ pub(crate) unsafe fn gemm(
 ) {
     let (mr, nr) = (shape.rows, shape.columns);
     // SAFETY: the caller's promise.
-    let c = Shared::new(unsafe { std::slice::from_raw_parts_mut(c, (m - 1) * stride + n) });
+    let c = unsafe { Shared::from_raw(c, (m - 1) * stride + n) };
     let depth = parts(k, DEPTH, 1);
     let threads = if parallel { count() } else { 1 };
     let job = Job { shape, m, n, k, c, stride, add, a, b, depth, rows: parts(m, PACKED, mr), columns: parts(n, PACKED, nr), threads };

@@ -170,7 +170,7 @@ macro_rules! kernels {
         }
 
         #[target_feature(enable = $features)]
-        unsafe fn $tile<S: Steps, const ROWS: usize, const VECTORS: usize>(o: Operands<S>) {
+        unsafe fn $tile<const ROWS: usize, const VECTORS: usize>(o: Operands<impl Steps>) {
             // SAFETY: as the caller promised.
             unsafe {
                 let mut sums = [[$zero(); VECTORS]; ROWS];
@@ -324,27 +324,32 @@ kernels!(
     _mm256_storeu_ps
 );
 
+/// Calls the kernel of an instruction set for so many rows, and for all columns or half of them.
+#[cfg(target_arch = "x86_64")]
+macro_rules! by_rows {
+    ($shape:ident, $rows:ident, $half:ident, $wide:ident $narrow:ident $args:tt, $wide_rows:tt $narrow_rows:tt) => {
+        match $shape.level {
+            Level::Avx512 => by_rows!(@ $rows, $half, $wide $args, $wide_rows),
+            _ => by_rows!(@ $rows, $half, $narrow $args, $narrow_rows),
+        }
+    };
+    (@ $rows:ident, $half:ident, $kernel:ident $args:tt, { $($n:literal)* }) => {
+        match ($rows, $half) {
+            // SAFETY: the processor has these instructions; the rest is the promise of the function around this.
+            $(($n, false) => unsafe { $kernel::<$n, 2> $args },
+            ($n, true) => unsafe { $kernel::<$n, 1> $args },)*
+            _ => unreachable!("a tile of {} rows", $rows),
+        }
+    };
+}
+
 /// Computes a tile of `rows` rows and all columns of `shape`, or (`half`) half of the columns.
 ///
 /// # Safety
 /// The shape is of [`shapes`] and has at least so many rows; all that the formula reads and writes is there, and nothing else touches `c` meanwhile.
 pub(crate) unsafe fn tile<S: Steps>(shape: TileShape, rows: usize, half: bool, o: Operands<S>) {
     #[cfg(target_arch = "x86_64")]
-    {
-        macro_rules! call {
-            ($kernel:ident, $($rows:literal)*) => {
-                match (rows, half) {
-                    $(($rows, false) => unsafe { $kernel::<S, $rows, 2>(o) },
-                    ($rows, true) => unsafe { $kernel::<S, $rows, 1>(o) },)*
-                    _ => unreachable!("a tile of {rows} rows"),
-                }
-            };
-        }
-        match shape.level {
-            Level::Avx512 => call!(tile_512, 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
-            _ => call!(tile_256, 1 2 3 4 5 6),
-        }
-    }
+    by_rows!(shape, rows, half, tile_512 tile_256 (o), { 1 2 3 4 5 6 7 8 9 10 11 12 13 14 } { 1 2 3 4 5 6 });
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (shape.level, rows, half, o);
 }
@@ -355,21 +360,7 @@ pub(crate) unsafe fn tile<S: Steps>(shape: TileShape, rows: usize, half: bool, o
 /// As [`tile`].
 pub(crate) unsafe fn packed(shape: TileShape, rows: usize, half: bool, o: Packed) {
     #[cfg(target_arch = "x86_64")]
-    {
-        macro_rules! call {
-            ($kernel:ident, $($rows:literal)*) => {
-                match (rows, half) {
-                    $(($rows, false) => unsafe { $kernel::<$rows, 2>(o) },
-                    ($rows, true) => unsafe { $kernel::<$rows, 1>(o) },)*
-                    _ => unreachable!("a tile of {rows} rows"),
-                }
-            };
-        }
-        match shape.level {
-            Level::Avx512 => call!(packed_512, 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
-            _ => call!(packed_256, 1 2 3 4 5 6),
-        }
-    }
+    by_rows!(shape, rows, half, packed_512 packed_256 (o), { 1 2 3 4 5 6 7 8 9 10 11 12 13 14 } { 1 2 3 4 5 6 });
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (shape.level, rows, half, o);
 }
@@ -392,21 +383,7 @@ pub(crate) unsafe fn taps(
     stride: usize,
 ) {
     #[cfg(target_arch = "x86_64")]
-    {
-        macro_rules! call {
-            ($kernel:ident, $($rows:literal)*) => {
-                match (rows, half) {
-                    $(($rows, false) => unsafe { $kernel::<$rows, 2>(x, width, taps, c, stride) },
-                    ($rows, true) => unsafe { $kernel::<$rows, 1>(x, width, taps, c, stride) },)*
-                    _ => unreachable!("a tile of {rows} rows"),
-                }
-            };
-        }
-        match shape.level {
-            Level::Avx512 => call!(taps_512, 1 2 3 4),
-            _ => call!(taps_256, 1 2 3 4),
-        }
-    }
+    by_rows!(shape, rows, half, taps_512 taps_256 (x, width, taps, c, stride), { 1 2 3 4 } { 1 2 3 4 });
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (shape.level, rows, half, x, width, taps, c, stride);
 }

@@ -101,6 +101,14 @@ impl<T> Shared<T> {
         Shared(all.as_mut_ptr(), all.len())
     }
 
+    /// Memory that has no slice: between the places that its users touch, others' may lie.
+    ///
+    /// # Safety
+    /// `len` elements lie at `start` while it is in use.
+    pub unsafe fn from_raw(start: *mut T, len: usize) -> Shared<T> {
+        Shared(start, len)
+    }
+
     /// Where element `at` lies; `len` elements from there on are in bounds.
     pub fn pointer(&self, at: usize, len: usize) -> *mut T {
         assert!(len == 0 || at + len <= self.1);

@@ -198,13 +198,6 @@ impl Gpu {
         self.run_at(plan, &buffers.iter().map(|&b| (b, 0)).collect::<Vec<_>>(), word)
     }
 
-    /// Encodes without a submit, for measuring.
-    #[cfg(test)]
-    pub(super) fn encode_only(&self, plan: &Compiled, buffers: &[&GpuBuffer]) -> Result<Vec<wgpu::CommandBuffer>> {
-        let buffers: Vec<_> = buffers.iter().map(|&b| (b, 0)).collect();
-        self.encode(plan, &mut lock(&plan.blocks), &buffers, &|_| 0, None)
-    }
-
     /// One command buffer, or several where the work of one would be too long for a watchdog.
     fn encode(
         &self,

@@ -176,32 +176,3 @@ fn bools_are_words() {
     assert_eq!(to_gpu_bytes(DType::Bool, &[1, 0, 1])[..], [1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]);
     assert_eq!(from_gpu_bytes(DType::Bool, vec![0, 0, 0, 0, 1, 0, 0, 0]), [0, 1]);
 }
-
-/// `cargo test --release -- --ignored --nocapture gpu_costs`
-#[test]
-#[ignore = "prints times"]
-fn gpu_costs() {
-    let Some(gpu) = test_gpu() else { return };
-    let a = gpu.upload(&[0; 4096]).unwrap();
-    let b = gpu.alloc(4096).unwrap();
-    let time = |what: &str, n: usize, per: usize, f: &dyn Fn()| {
-        f();
-        gpu.wait().unwrap();
-        let start = std::time::Instant::now();
-        (0..n).for_each(|_| f());
-        let host = start.elapsed();
-        gpu.wait().unwrap();
-        let us = |d: std::time::Duration| d.as_secs_f64() * 1e6 / (n * per) as f64;
-        println!("{what}: {:.2} us on the host, {:.2} us until done", us(host), us(start.elapsed()));
-    };
-    let many = gpu.compile((0..64).map(|i| add(i % 2, 1 - i % 2, 1024, 1.0)).collect(), gpu.caps()).unwrap();
-    time("dispatch, 64 a submit", 50, 64, &|| gpu.run(&many, &[&a, &b], &word).unwrap());
-    let start = std::time::Instant::now();
-    (0..100).for_each(|_| drop(gpu.encode_only(&many, &[&a, &b]).unwrap()));
-    println!("encoding, 64 dispatches: {:.2} us each", start.elapsed().as_secs_f64() * 1e6 / 6400.0);
-    let one = gpu.compile(vec![add(0, 1, 1024, 1.0)], gpu.caps()).unwrap();
-    time("submit of one dispatch", 500, 1, &|| gpu.run(&one, &[&a, &b], &word).unwrap());
-    time("read of 4 KiB", 500, 1, &|| drop(gpu.read(&b, 4096).unwrap()));
-    time("upload of 4 KiB", 500, 1, &|| drop(gpu.upload(&[1; 4096]).unwrap()));
-    println!("{:?}", gpu.stats());
-}
