@@ -90,15 +90,26 @@ pub(crate) fn fork() -> u64 {
     u64::from(words[0]) | u64::from(words[1]) << 32
 }
 
-/// Runs `f` with the stream of this key, from its start: the same draws each time.
-pub(crate) fn with_stream<T>(key: u64, f: impl FnOnce() -> T) -> T {
-    struct Restore(Option<(u64, u64)>);
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            STREAM.set(self.0)
-        }
+/// While it lives, this thread draws from a stream of its own.
+#[must_use]
+pub struct Stream(Option<(u64, u64)>);
+
+impl Stream {
+    /// The stream of this key, from its start: the same draws each time.
+    pub(crate) fn enter(key: u64) -> Stream {
+        Stream(STREAM.replace(Some((key, 0))))
     }
-    let _restore = Restore(STREAM.replace(Some((key, 0))));
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        STREAM.set(self.0)
+    }
+}
+
+/// Runs `f` with the stream of this key, from its start.
+pub(crate) fn with_stream<T>(key: u64, f: impl FnOnce() -> T) -> T {
+    let _stream = Stream::enter(key);
     f()
 }
 

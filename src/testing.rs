@@ -18,6 +18,11 @@ thread_local! {
     static WATCHED: RefCell<BTreeSet<&'static str>> = const { RefCell::new(BTreeSet::new()) };
 }
 
+/// As `manual_seed`, for this thread and as long as the result lives: tests that run beside each other would draw from one process's numbers.
+pub fn seed(seed: u64) -> crate::rng::Stream {
+    crate::rng::Stream::enter(seed)
+}
+
 /// Runs `f` with fusion on or off for this thread.
 pub fn with_fuse<T>(on: bool, f: impl FnOnce() -> T) -> T {
     crate::graph::flush::set_fuse(on);

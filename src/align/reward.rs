@@ -1,13 +1,13 @@
 //! Models that say how good an answer is.
 
 use super::log_sigmoid;
-use crate::nn::{Forward, Linear, Module, Param, Slot, Walk};
-use crate::transformers::{CausalLm, Checkpoint, Config, LoadOptions, Tokens};
-use crate::{DType, Error, Options, Result, Shape, Tensor};
+use crate::nn::{Linear, Module, Param, Slot, Walk};
+use crate::transformers::{CausalClassifier, CausalLm, Checkpoint, Config, LoadOptions, Tokens};
+use crate::{Error, Options, Result, Shape, Tensor};
 use std::path::Path;
 
-/// A language model whose head gives a text one number: a linear layer without bias, `score`, on the last state of the last token that is no padding. That is
-/// transformers' `…ForSequenceClassification` of a causal model with one label; its weights have the same names.
+/// A language model whose head gives a text one number: a [`CausalClassifier`] of one class, so that its weights have the names of transformers'
+/// `…ForSequenceClassification`.
 ///
 /// ```
 /// use fornax::align::{Preference, PreferenceBatch, RewardLoss, RewardModel};
@@ -30,16 +30,12 @@ use std::path::Path;
 /// # Ok::<(), fornax::Error>(())
 /// ```
 pub struct RewardModel {
-    model: CausalLm,
-    score: Slot,
+    classifier: CausalClassifier,
 }
 
 impl Module for RewardModel {
     fn walk(&self, walk: &mut Walk<'_>) {
-        walk.module("RewardModel");
-        // Without the language model's head: it has no part in the reward.
-        walk.field(self.model.decoder().prefix(), |walk| self.model.decoder().walk(walk));
-        walk.field("score", |walk| self.score.walk(walk));
+        self.classifier.walk(walk);
     }
 }
 
@@ -52,17 +48,18 @@ impl RewardModel {
         let (width, weight) = (model.shape().width, &model.decoder().embedding().weight);
         let options: Options = (weight.dtype(), weight.device()).into();
         let drawn = Tensor::try_normal([1, width], 0.0, 1.0 / ((width + 1) as f64).sqrt(), options)?;
-        Ok(RewardModel { model, score: Slot::new(Linear::from_parts(Param::new(drawn), None)) })
+        let score = Slot::new(Linear::from_parts(Param::new(drawn), None));
+        Ok(RewardModel { classifier: CausalClassifier::from_parts(model, score, vec!["reward".into()]) })
     }
 
     /// Loads a folder of a reward model: the config's family, and `score.weight`. In evaluation mode.
     ///
     /// # Errors
-    /// As [`Checkpoint::open`] and [`Checkpoint::fill`]; an unknown family; a head of another number of labels than one.
+    /// As [`CausalClassifier::load`]; a head of another number of labels than one.
     pub fn load(folder: impl AsRef<Path>, options: impl Into<LoadOptions>) -> Result<RewardModel> {
         let (checkpoint, options) = (Checkpoint::open(folder)?, options.into());
-        let model = RewardModel::new(CausalLm::new(checkpoint.config(), options.device)?)?;
-        checkpoint.fill(&model, model.model.decoder().prefix(), &options)?;
+        let model = RewardModel::from_config(checkpoint.config(), options.device)?;
+        checkpoint.fill(&model, model.model().decoder().prefix(), &options)?;
         model.eval();
         Ok(model)
     }
@@ -77,31 +74,15 @@ impl RewardModel {
 
     /// The language model.
     pub fn model(&self) -> &CausalLm {
-        &self.model
+        self.classifier.model()
     }
 
-    /// The rewards `[B]` of texts that are padded on the right.
+    /// The rewards `[B]` of texts; padding may stand on either side.
     ///
     /// # Errors
     /// As [`CausalLm::forward`].
     pub fn forward(&self, tokens: &Tokens) -> Result<Tensor> {
-        let states = self.model.hidden_states(tokens)?;
-        let states = states.last().ok_or_else(|| Error::argument("RewardModel", "the model has no states"))?;
-        let &[b, t, w] = states.dims() else {
-            return Err(Error::shape("RewardModel", &[states.shape()], "states [B, T, W]"));
-        };
-        let last = match &tokens.mask {
-            None => states.try_select(1, -1)?,
-            Some(mask) => {
-                // The place of the last token that counts, in all rows' places.
-                let real = if mask.dtype() == DType::Bool { mask.clone() } else { mask.try_ne(0)? };
-                let places = Tensor::try_arange(0, t as i64, 1, (DType::I32, states.device()))?.try_unsqueeze(0)?;
-                let at = real.try_where(&places, 0)?.try_max(1)?;
-                let first = Tensor::try_arange(0, b as i64, 1, (DType::I32, states.device()))?.try_mul(t)?;
-                states.try_reshape([b * t, w])?.try_index_select(0, &at.try_add(first)?)?
-            }
-        };
-        self.score.forward(&last)?.try_reshape(b)
+        self.classifier.forward(tokens)?.try_squeeze(-1)
     }
 }
 

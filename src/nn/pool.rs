@@ -116,6 +116,14 @@ macro_rules! padded {
 }
 padded!(AvgPool2d, AvgPool1d);
 
+impl AvgPool2d {
+    /// Sets what every window's sum is divided by.
+    pub fn divisor_override(mut self, divisor: usize) -> AvgPool2d {
+        self.options.divisor_override = Some(divisor);
+        self
+    }
+}
+
 macro_rules! adaptive {
     ($($name:ident $size:ty, $arg:ty, $method:ident, $try_method:ident, $what:literal, $input:literal, $made:literal;)*) => { $(
         #[doc = concat!($what, "; see [`Tensor::", stringify!($method), "`].")]

@@ -16,6 +16,8 @@ const OP: &str = "interpolate";
 pub enum Interpolation {
     /// The pixel at the rounded-down source position.
     Nearest,
+    /// The pixel that holds the output pixel's centre: `nearest-exact`, what image libraries call nearest.
+    NearestExact,
     /// Linear between the two (four) neighbours.
     Bilinear,
     /// Cubic convolution (a = −0.75) over four (sixteen) neighbours.
@@ -78,10 +80,11 @@ fn taps(size: usize, out: usize, factor: Option<f64>, mode: Interpolation, align
     let step = spacing(size, out, factor, align_corners);
     let clamp = |i: isize| i.clamp(0, last) as i32;
     match mode {
-        Interpolation::Nearest => {
+        Interpolation::Nearest | Interpolation::NearestExact => {
             // In f32, so that the choice at ties is the one everybody makes.
             let step = factor.map_or(size as f32 / out as f32, |f| (1.0 / f) as f32);
-            let at = (0..out).map(|o| clamp((o as f32 * step).floor() as isize)).collect();
+            let centre = if mode == Interpolation::NearestExact { 0.5 } else { 0.0 };
+            let at = (0..out).map(|o| clamp(((o as f32 + centre) * step).floor() as isize)).collect();
             Axis { positions: vec![at], weights: Vec::new() }
         }
         Interpolation::Bilinear => {

@@ -14,6 +14,13 @@ const SKINNY: usize = 4;
 /// eight times and not four: from there on the multipliers, not that memory, are the limit.
 const SIDE: usize = 64;
 
+/// Products with at most this many tiles of `SIDE` take tiles of [`SMALL`]. Eight tiles of 64 busy eight multiprocessors for 32 clocks a step of k (4096
+/// multiply-adds at 128 a clock); as 128 tiles of 16 they busy 128, for 16 clocks each (512 words of workgroup memory at 32 a clock).
+const FEW: usize = 8;
+
+/// The side of a tile of a product with few results.
+const SMALL: usize = 16;
+
 /// Large tiles are used where there are so many that every multiprocessor of a large card (about 130) has work.
 const ENOUGH: usize = 128;
 
@@ -203,6 +210,22 @@ pub(super) fn kernel(ctx: &GpuCtx) -> Result<GpuKernel> {
     }
 
     let tiles = |side: usize| (m.div_ceil(side), n.div_ceil(side));
+    let medium = tiles(SIDE);
+    // From 1024 steps of k on, a product with few tiles is cut along k instead.
+    if medium.0 * medium.1 * batches <= FEW && k < 1024 {
+        let e = Text::new(ctx, 3)?;
+        let (tiles_m, tiles_n) = tiles(SMALL);
+        let groups = tiles_m * tiles_n * batches;
+        let mut params: Vec<Param> = [m, n, k, tiles_m, tiles_n, groups].map(Param::from).to_vec();
+        params.extend(a.words().into_iter().chain(b.words()).chain(sizes).chain(a.batch_words()).chain(b.batch_words()));
+        params.extend(e.params.iter().copied());
+        let source = preprocess(include_str!("../../shaders/matmul_small.wgsl"), &e.defines(&[("T", t)]));
+        let mut bindings = [Slot::Input(0), Slot::Input(1)].map(|slot| Binding { slot, write: false }).to_vec();
+        bindings.push(Binding { slot: Slot::Output(0), write: true });
+        bindings.extend(e.bindings.iter().copied());
+        let step = Dispatch { label: "matmul_small", source: source.into(), bindings, params, groups: grid(groups), flops };
+        return Ok(GpuKernel { temps: Vec::new(), steps: vec![GpuStep::Dispatch(step)] });
+    }
     let large = tiles(2 * SIDE);
     let r = if large.0 * large.1 * batches >= ENOUGH && m.min(n) > SIDE { 2 } else { 1 };
     let (tiles_m, tiles_n) = tiles(r * SIDE);
@@ -256,8 +279,17 @@ mod tests {
 
     #[test]
     fn shaders_are_valid() {
-        for (m, k, n) in [(64, 64, 64), (65, 33, 7), (1, 100, 100), (100, 100, 2), (16, 5000, 16), (3, 1, 5), (300, 8, 4), (1500, 8, 1500)]
-        {
+        for (m, k, n) in [
+            (64, 64, 64),
+            (65, 33, 7),
+            (1, 100, 100),
+            (100, 100, 2),
+            (16, 5000, 16),
+            (3, 1, 5),
+            (300, 8, 4),
+            (200, 100, 300),
+            (1500, 8, 1500),
+        ] {
             for (ta, tb) in [(false, false), (true, false), (false, true), (true, true)] {
                 for dtype in [DType::F32, DType::I32, DType::U32] {
                     let meta = |rows: usize, cols: usize, t: bool| {

@@ -5,7 +5,7 @@ use super::{pool_cpu, pool_gpu};
 use crate::backend::cpu::CpuCtx;
 use crate::codegen::dispatch::GpuKernel;
 use crate::graph::{Cut, GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record, record_all};
-use crate::{DType, Error, Result, Shape, Tensor};
+use crate::{DType, Error, PadMode, Result, Shape, Tensor};
 use smallvec::smallvec;
 use std::sync::Arc;
 
@@ -28,11 +28,20 @@ pub struct PoolOptions {
     pub ceil_mode: bool,
     /// Whether an average counts the padding's zeros.
     pub count_include_pad: bool,
+    /// What the sum of a window is divided by to give its average; `None`: the number of elements that count.
+    pub divisor_override: Option<usize>,
 }
 
 impl Default for PoolOptions {
     fn default() -> Self {
-        PoolOptions { stride: None, padding: Pair([0, 0]), dilation: Pair([1, 1]), ceil_mode: false, count_include_pad: true }
+        PoolOptions {
+            stride: None,
+            padding: Pair([0, 0]),
+            dilation: Pair([1, 1]),
+            ceil_mode: false,
+            count_include_pad: true,
+            divisor_override: None,
+        }
     }
 }
 
@@ -249,6 +258,26 @@ fn pool(kind: Kind, x: &Tensor, windows: Geometry) -> Result<Vec<Tensor>> {
         .collect()
 }
 
+/// The sums of windows over one number: averages over an input with so many zeros around it that every window is whole.
+fn divided(x: &Tensor, w: &Geometry, divisor: usize) -> Result<Tensor> {
+    if divisor == 0 {
+        return Err(Error::argument("avg_pool2d", "divisor_override must be at least 1"));
+    }
+    let mut pads = [(0, 0); 2];
+    let mut size = w.size;
+    for i in 0..2 {
+        let wanted = (w.out[i] - 1) * w.stride[i] + w.kernel[i];
+        let after = wanted.saturating_sub(w.size[i] + w.padding[i]);
+        pads[i] = (w.padding[i], after);
+        size[i] += w.padding[i] + after;
+    }
+    let (dtype, compute) = (x.dtype(), x.dtype().compute());
+    let padded = x.try_cast(compute)?.try_pad(&pads, PadMode::Constant(0.0))?;
+    let whole = Geometry { size, padding: [0, 0], include_pad: true, ..*w };
+    let average = pool(Kind::Avg, &padded, whole)?.swap_remove(0);
+    average.try_mul(w.kernel.iter().map(|&k| k as f64).product::<f64>() / divisor as f64)?.try_cast(dtype)
+}
+
 /// The options of a 1-D pooling over images of one row.
 fn one_row(o: &PoolOptions) -> PoolOptions {
     let row = |p: Pair, other: usize| Pair([other, p.0[1]]);
@@ -322,10 +351,10 @@ impl Tensor {
     }
 
     /// The average over windows of images [N, C, H, W] or [C, H, W]; sizes as `max_pool2d`'s. Padding counts as zeros, or not at all where
-    /// `count_include_pad` is off.
+    /// `count_include_pad` is off; `divisor_override` divides every sum by one number.
     ///
     /// # Errors
-    /// As `max_pool2d`.
+    /// As `max_pool2d`; a divisor of 0.
     ///
     /// ```
     /// use fornax::{Device, PoolOptions, Tensor};
@@ -335,7 +364,10 @@ impl Tensor {
     /// ```
     pub fn try_avg_pool2d(&self, kernel: impl Into<Pair>, options: PoolOptions) -> Result<Tensor> {
         let windows = geometry("avg_pool2d", self, kernel.into(), &options, true)?;
-        Ok(pool(Kind::Avg, self, windows)?.swap_remove(0))
+        match options.divisor_override {
+            Some(divisor) => divided(self, &windows, divisor),
+            None => Ok(pool(Kind::Avg, self, windows)?.swap_remove(0)),
+        }
     }
 
     /// The average over windows of sequences [N, C, L] or [C, L]; of each pair of options the second counts.
@@ -418,7 +450,14 @@ mod tests {
     fn geometries() -> Vec<Geometry> {
         let x = |size: [usize; 2]| Tensor::test_leaf(Meta::new(DType::F64, [1, size[0], size[1]]));
         let fixed = |size, k: [usize; 2], s: [usize; 2], p: [usize; 2], d: [usize; 2], ceil_mode, count_include_pad| {
-            let o = PoolOptions { stride: Some(s.into()), padding: p.into(), dilation: d.into(), ceil_mode, count_include_pad };
+            let o = PoolOptions {
+                stride: Some(s.into()),
+                padding: p.into(),
+                dilation: d.into(),
+                ceil_mode,
+                count_include_pad,
+                ..Default::default()
+            };
             geometry("pool", &x(size), k.into(), &o, false).unwrap()
         };
         vec![

@@ -4,7 +4,7 @@ use super::collate::mask_of;
 use super::{Message, StopStrings, Tokenizer};
 use crate::generate::{Generation, generate, stream};
 use crate::nn::Module;
-use crate::transformers::{CausalLm, LoadOptions, MaskedLm, ProblemType, Seq2Seq, SequenceClassifier};
+use crate::transformers::{CausalClassifier, CausalLm, Checkpoint, LoadOptions, MaskedLm, ProblemType, Seq2Seq, SequenceClassifier};
 use crate::{Device, Error, Result, no_grad};
 use std::path::Path;
 
@@ -46,8 +46,13 @@ pub(super) fn device_of(module: &dyn Module) -> Device {
 /// # Ok::<(), fornax::Error>(())
 /// ```
 pub struct TextClassifier {
-    model: SequenceClassifier,
+    model: Classifier,
     tokenizer: Tokenizer,
+}
+
+enum Classifier {
+    Encoder(SequenceClassifier),
+    Causal(CausalClassifier),
 }
 
 impl TextClassifier {
@@ -57,15 +62,28 @@ impl TextClassifier {
     /// A context without room for a text.
     pub fn new(model: SequenceClassifier, tokenizer: &Tokenizer) -> Result<TextClassifier> {
         let tokenizer = tokenizer.max_length(model.encoder().shape().context)?;
-        Ok(TextClassifier { model, tokenizer })
+        Ok(TextClassifier { model: Classifier::Encoder(model), tokenizer })
     }
 
-    /// Loads a folder.
+    /// From a decoder with a head for classes. Texts are cut to the model's context.
     ///
     /// # Errors
-    /// As [`SequenceClassifier::load`] and [`Tokenizer::open`].
+    /// A context without room for a text.
+    pub fn from_causal(model: CausalClassifier, tokenizer: &Tokenizer) -> Result<TextClassifier> {
+        let tokenizer = tokenizer.max_length(model.model().shape().context)?;
+        Ok(TextClassifier { model: Classifier::Causal(model), tokenizer })
+    }
+
+    /// Loads a folder, of an encoder or of a causal model.
+    ///
+    /// # Errors
+    /// As [`SequenceClassifier::load`], [`CausalClassifier::load`] and [`Tokenizer::open`].
     pub fn load(folder: impl AsRef<Path>, options: impl Into<LoadOptions>) -> Result<TextClassifier> {
-        TextClassifier::new(SequenceClassifier::load(&folder, options)?, &Tokenizer::open(&folder)?)
+        let (checkpoint, options, tokenizer) = (Checkpoint::open(&folder)?, options.into(), Tokenizer::open(&folder)?);
+        if CausalClassifier::takes(checkpoint.config()) {
+            return TextClassifier::from_causal(CausalClassifier::from_checkpoint(&checkpoint, &options)?, &tokenizer);
+        }
+        TextClassifier::new(SequenceClassifier::from_checkpoint(&checkpoint, &options)?, &tokenizer)
     }
 
     /// The classes of each text, the likeliest first. Their probabilities are a softmax, and sum to 1; those of a model of one class, or of a
@@ -74,11 +92,17 @@ impl TextClassifier {
     /// # Errors
     /// No texts; as [`SequenceClassifier::forward`].
     pub fn classify(&self, texts: &[&str]) -> Result<Vec<Vec<Classification>>> {
-        let tokens = self.tokenizer.batch(&self.tokenizer.encode_batch(texts)?, device_of(&self.model))?;
-        let labels = self.model.labels();
+        let (module, labels, problem): (&dyn Module, _, _) = match &self.model {
+            Classifier::Encoder(m) => (m, m.labels(), m.problem_type()),
+            Classifier::Causal(m) => (m, m.labels(), m.problem_type()),
+        };
+        let tokens = self.tokenizer.batch(&self.tokenizer.encode_batch(texts)?, device_of(module))?;
         let probabilities = no_grad(|| {
-            let logits = self.model.forward(&tokens)?;
-            match self.model.problem_type() {
+            let logits = match &self.model {
+                Classifier::Encoder(m) => m.forward(&tokens)?,
+                Classifier::Causal(m) => m.forward(&tokens)?,
+            };
+            match problem {
                 Some(ProblemType::Regression) => Ok(logits),
                 Some(ProblemType::MultiLabel) => logits.try_sigmoid(),
                 _ if labels.len() == 1 => logits.try_sigmoid(),

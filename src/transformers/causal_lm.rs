@@ -75,7 +75,7 @@ impl Head {
 }
 
 /// The families, by `model_type`.
-const FAMILIES: [&str; 5] = ["falcon", "gpt2", "llama", "mistral", "qwen2"];
+pub(super) const FAMILIES: [&str; 5] = ["falcon", "gpt2", "llama", "mistral", "qwen2"];
 
 impl Module for CausalLm {
     fn walk(&self, walk: &mut Walk<'_>) {
@@ -132,7 +132,7 @@ impl CausalLm {
         Ok(model)
     }
 
-    fn blank(config: &Config, o: Options) -> Result<CausalLm> {
+    pub(super) fn blank(config: &Config, o: Options) -> Result<CausalLm> {
         let family = config.model_type()?;
         let decoder: Box<dyn Decoder> = match family {
             "llama" | "mistral" | "qwen2" => Box::new(Llama::blank(config, o)?),
@@ -259,6 +259,11 @@ impl CausalLm {
         let mut states = Vec::new();
         self.run(tokens, None, &mut |x| states.push(x.clone()))?;
         Ok(states)
+    }
+
+    /// The last of the hidden states.
+    pub(super) fn states(&self, tokens: &Tokens) -> Result<Tensor> {
+        self.run(tokens, None, &mut |_| {})
     }
 
     /// The logits `[B, vocabulary]` of what follows `ids` `[B, T]` and what the cache holds; afterwards it holds the ids, too.

@@ -229,7 +229,7 @@ pub enum ProblemType {
 }
 
 impl ProblemType {
-    fn of(config: &Config) -> Result<Option<ProblemType>> {
+    pub(super) fn of(config: &Config) -> Result<Option<ProblemType>> {
         Ok(match config.text("problem_type", "")? {
             "" => None,
             "regression" => Some(ProblemType::Regression),

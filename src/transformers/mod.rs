@@ -4,7 +4,7 @@
 //! | `model_type` | loaded by |
 //! |---|---|
 //! | `bert`, `roberta`, `xlm-roberta`, `distilbert`: BERT's family, and sentence encoders such as MiniLM | [`Encoder`], [`MaskedLm`], [`SequenceClassifier`], [`TokenClassifier`], [`QuestionAnswerer`], [`NextSentence`] |
-//! | `gpt2`, `llama` (2, 3, with Llama 3's rope scaling), `mistral`, `qwen2`, `falcon` | [`CausalLm`] |
+//! | `gpt2`, `llama` (2, 3, with Llama 3's rope scaling), `mistral`, `qwen2`, `falcon` | [`CausalLm`], [`CausalClassifier`] |
 //! | `t5` (and 1.1, Flan) | [`Seq2Seq`] |
 //!
 //! Weights keep the dtype that they are stored in, unless [`LoadOptions`] says otherwise. The linear layers are [`Slot`](crate::nn::Slot)s, which
@@ -13,6 +13,7 @@
 mod activation;
 mod blank;
 mod cache;
+mod causal_classifier;
 mod causal_lm;
 mod checkpoint;
 mod config;
@@ -28,6 +29,7 @@ mod tokens;
 
 pub use activation::Activation;
 pub use cache::{Attend, KvCache, Prefix, Step};
+pub use causal_classifier::CausalClassifier;
 pub use causal_lm::{CausalLm, Decoder, DecoderShape};
 pub use checkpoint::{Checkpoint, LoadOptions};
 pub use config::Config;

@@ -239,7 +239,7 @@ fn packing_is_best_fit_decreasing() {
 
 /// A small model that was drawn anew.
 fn small(seed: u64) -> CausalLm {
-    fornax::manual_seed(seed);
+    let _seed = fornax::testing::seed(seed);
     let config = r#"{"model_type": "llama", "vocab_size": 32, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}"#;
     CausalLm::new(&Config::parse(config).unwrap(), Device::cpu()).unwrap()
 }

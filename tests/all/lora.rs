@@ -310,7 +310,7 @@ fn prompts_of_peft_load() {
 }
 
 fn draw(adapters: &Adapters, seed: u64) {
-    fornax::manual_seed(seed);
+    let _seed = fornax::testing::seed(seed);
     for p in adapters.parameters() {
         let noise = Tensor::normal(p.shape(), 0.0, 0.3, (p.dtype(), p.device()));
         p.set(p.value() + noise).unwrap();
@@ -413,7 +413,7 @@ fn what_we_save_we_load() {
     for name in ["prompt", "prefix"] {
         let Some(out) = keep.as_ref().map(|o| o.join(name)) else { continue };
         let model = CausalLm::load(base("gpt2"), Device::cpu()).unwrap();
-        fornax::manual_seed(9);
+        let _seed = fornax::testing::seed(9);
         let logits = if name == "prompt" {
             let config = PromptTuningConfig { num_virtual_tokens: 3, about: about("CAUSAL_LM", "gpt2") };
             let tuning = PromptTuning::new(&model, model.decoder().embedding(), config).unwrap();
@@ -434,7 +434,7 @@ fn what_we_save_we_load() {
 #[test]
 fn a_lora_trains() {
     on_devices(|d| {
-        fornax::manual_seed(6);
+        let _seed = fornax::testing::seed(6);
         let model = CausalLm::load(base("llama2"), d)?;
         model.train();
         let before = bits(&model.named_parameters());
@@ -473,7 +473,7 @@ fn a_lora_trains() {
 #[test]
 fn any_model_can_be_adapted() {
     on_devices(|d| {
-        fornax::manual_seed(8);
+        let _seed = fornax::testing::seed(8);
         let layer = nn::MultiheadAttention::new(8, 2, d);
         let model = nn::Sequential::new()
             .add_named("attn", layer)
@@ -559,7 +559,7 @@ impl Forward for Eighths {
 fn packed_layers_are_adapted() {
     on_devices(|d| {
         for use_dora in [false, true] {
-            fornax::manual_seed(5);
+            let _seed = fornax::testing::seed(5);
             let model = nn::Sequential::new()
                 .add_named("up", nn::Slot::new(Eighths::of(&nn::Linear::new(6, 8, d))?))
                 .add(nn::Tanh)

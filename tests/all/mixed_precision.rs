@@ -57,7 +57,7 @@ fn the_switch_belongs_to_a_thread_and_is_put_back() {
 
 /// Gradients are f32, and those of the f32 model but for the rounding; a checkpoint has the same ones.
 fn gradients(device: Device) -> Result<()> {
-    fornax::manual_seed(3);
+    let _seed = fornax::testing::seed(3);
     let model = Sequential::new().add(Linear::new(8, 16, device)).add(LayerNorm::new(16, device)).add(ReLU).add(Linear::new(16, 4, device));
     let x = Tensor::normal([6, 8], 0.0, 1.0, device);
     let target = Tensor::from_slice(&[0i32, 1, 2, 3, 0, 1], 6, device)?;
@@ -103,7 +103,7 @@ fn learns(device: Device, steps: usize) -> Result<()> {
     let (images, labels) = (images.narrow(0, 0, 64), labels.narrow(0, 0, 64));
     let mut losses = Vec::new();
     for dtype in [DType::F32, DType::BF16, DType::F16] {
-        fornax::manual_seed(5);
+        let _seed = fornax::testing::seed(5);
         let model = Sequential::new()
             .add(Conv2d::new(1, 4, 3, device).padding(1))
             .add(ReLU)

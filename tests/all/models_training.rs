@@ -102,7 +102,7 @@ fn accuracy(model: &dyn Forward, (x, y): &(Tensor, Tensor)) -> Result<f32> {
 #[test]
 fn transfer_learning_loads_replaces_the_head_freezes_and_trains() -> Result<()> {
     let cpu = Device::cpu();
-    fornax::manual_seed(3);
+    let _seed = fornax::testing::seed(3);
     let config = || ResNetConfig::resnet18().layers([1, 1, 1, 1]).width(8).in_channels(1).small_stem(true);
     // Zeros to fours first.
     let pretrained = ResNet::new(config().num_classes(5), cpu);

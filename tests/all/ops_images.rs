@@ -47,6 +47,17 @@ pub fn pools() -> Vec<Case> {
             .once(),
         case("avg_pool2d padded", &[real(&x)], |t| t[0].try_avg_pool2d(3, PoolOptions { count_include_pad: false, ..pool(2, 1, true) }))
             .once(),
+        case("avg_pool2d divided", &[real(&x)], |t| t[0].try_avg_pool2d(3, PoolOptions { divisor_override: Some(7), ..pool(2, 1, true) }))
+            .oracle(|a| {
+                // 3 × 4 windows of each plane of 5 × 6; the last column of windows is cut off on the right.
+                let at = |p: usize, i: usize, j: usize| a[0].v.get((p * 5 + i) * 6 + j).filter(|_| i < 5 && j < 6).copied().unwrap_or(0.0);
+                let window = |p: usize, i: usize, j: usize| {
+                    let inside = (0..9).filter_map(|t| Some(((2 * i + t / 3).checked_sub(1)?, (2 * j + t % 3).checked_sub(1)?)));
+                    inside.map(|(i, j)| at(p, i, j)).sum::<f64>() / 7.0
+                };
+                (0..48).map(|o| window(o / 12, o / 4 % 3, o % 4)).collect()
+            })
+            .once(),
         case("avg_pool1d", &[real(&[2, 3, 7])], |t| t[0].try_avg_pool1d(3, pool(2, 1, true))).once(),
         case("adaptive_avg_pool2d", &[real(&x)], |t| t[0].try_adaptive_avg_pool2d([3, 4])).once(),
         case("adaptive_avg_pool2d to one", &[real(&x)], |t| t[0].try_adaptive_avg_pool2d(1))
@@ -71,6 +82,13 @@ pub fn patches() -> Vec<Case> {
         case("fold", &[real(&[1, 12, 36])], move |t| t[0].try_fold([5, 6], [2, 3], o(1, 1))).once(),
         case("interpolate nearest", &[real(&x)], to([7, 3], Interpolation::Nearest, false)).once(),
         case("interpolate nearest doubled", &[real(&x)], |t| t[0].try_interpolate(2.0, Interpolation::Nearest, false)).once(),
+        case("interpolate nearest exact", &[real(&x)], to([7, 3], Interpolation::NearestExact, false))
+            .oracle(|a| {
+                // PyTorch's rows and columns for 4 × 5 to 7 × 3.
+                let (rows, columns) = ([0, 0, 1, 2, 2, 3, 3], [0, 2, 4]);
+                (0..2).flat_map(|p| rows.into_iter().flat_map(move |i| columns.map(|j| (p * 4 + i) * 5 + j))).map(|i| a[0].v[i]).collect()
+            })
+            .once(),
         case("interpolate bilinear", &[real(&x)], to([7, 3], Interpolation::Bilinear, false)).once(),
         case("interpolate bilinear corners", &[real(&x)], to([3, 8], Interpolation::Bilinear, true)).once(),
         case("interpolate bicubic", &[real(&x)], |t| t[0].try_interpolate(Resize::By([1.5, 0.7]), Interpolation::Bicubic, false))

@@ -148,16 +148,19 @@ fn wrong_products_are_errors() {
     assert!(z(&[1, 3, 2, 2]).try_conv2d(&z(&[2, 3, 3, 3]), None, Default::default()).is_err());
 }
 
-/// Enough tiles for the GPU's large ones (128 of 128 × 128), whole vec4s and not, each operand lying either way, with a tail and without.
+/// The GPU's large tiles (128 of 128 × 128 or more), those of 64 × 64 (more than 8) and the small ones; whole vec4s and not, each operand lying either
+/// way, with a tail and without.
 #[test]
-fn large_tiles_agree_with_the_cpu() -> fornax::Result<()> {
+fn tiles_of_all_sizes_agree_with_the_cpu() -> fornax::Result<()> {
     let Some(gpu) = gpu() else { return Ok(()) };
     let cpu = Device::cpu();
-    for (k, n) in [(20, 132), (21, 129)] {
+    for (batch, m, k, n) in [(33, 130, 20, 132), (33, 130, 21, 129), (1, 132, 20, 132), (1, 130, 21, 129), (2, 36, 40, 68), (3, 35, 33, 29)]
+    {
         for (ta, tb) in [(false, false), (true, false), (false, true), (true, true)] {
-            let draw =
-                |rows: usize, cols: usize, t: bool| Tensor::uniform(if t { [33, cols, rows] } else { [33, rows, cols] }, -1.0, 1.0, cpu);
-            let (a, b, c) = (draw(130, k, ta), draw(k, n, tb), Tensor::uniform(n, -1.0, 1.0, cpu));
+            let draw = |rows: usize, cols: usize, t: bool| {
+                Tensor::uniform(if t { [batch, cols, rows] } else { [batch, rows, cols] }, -1.0, 1.0, cpu)
+            };
+            let (a, b, c) = (draw(m, k, ta), draw(k, n, tb), Tensor::uniform(n, -1.0, 1.0, cpu));
             let run = |d: Device| -> fornax::Result<(Vec<f32>, Vec<f32>)> {
                 let lie = |x: &Tensor, t: bool| if t { x.try_to(d)?.try_transpose(1, 2) } else { x.try_to(d) };
                 let y = lie(&a, ta)?.try_matmul(&lie(&b, tb)?)?;
@@ -166,7 +169,7 @@ fn large_tiles_agree_with_the_cpu() -> fornax::Result<()> {
             };
             let (want, got) = (run(cpu)?, run(gpu)?);
             for (w, g) in want.0.iter().chain(&want.1).zip(got.0.iter().chain(&got.1)) {
-                assert!((w - g).abs() <= 2e-5, "{w} {g}, k {k}, n {n}, transposed {ta} {tb}");
+                assert!((w - g).abs() <= 2e-5, "{w} {g}, {m} {k} {n}, transposed {ta} {tb}");
             }
         }
     }

@@ -95,7 +95,7 @@ fn quantises_as_bitsandbytes() -> Result<()> {
 
 #[test]
 fn relative_errors_are_those_that_are_stated() -> Result<()> {
-    fornax::manual_seed(3);
+    let _seed = fornax::testing::seed(3);
     let w = Tensor::try_normal([256, 1024], 0.0, 0.02, Device::cpu())?;
     let error = |q: Quantized| -> Result<f32> {
         let off = q.dequantize()?.try_sub(&w)?.try_square()?.try_sum(())?.item::<f32>()?;
@@ -152,7 +152,7 @@ fn tiny(device: Device) -> Result<CausalLm> {
 
 #[test]
 fn models_are_quantised_saved_and_loaded() -> Result<()> {
-    fornax::manual_seed(1);
+    let _seed = fornax::testing::seed(1);
     for device in devices() {
         for format in [Format::Int8, Format::NF4, Format::Nf4 { block_size: 32, double: false }] {
             let (a, b) = (tiny(device)?, tiny(device)?);
@@ -294,7 +294,7 @@ impl Forward for Adapted {
 
 #[test]
 fn adapters_train_over_frozen_weights() -> Result<()> {
-    fornax::manual_seed(5);
+    let _seed = fornax::testing::seed(5);
     for format in [Format::Int8, Format::NF4] {
         let net: Vec<Slot> = (0..3).map(|_| Adapted::new(64, format).map(Slot::new)).collect::<Result<_>>()?;
         assert_eq!(net.named_parameters().len(), 6);
@@ -321,7 +321,7 @@ fn adapters_train_over_frozen_weights() -> Result<()> {
 fn a_lora_over_nf4_is_a_qlora() -> Result<()> {
     use fornax::lora::{Adapters, LoraConfig, Targets};
     for device in devices() {
-        fornax::manual_seed(9);
+        let _seed = fornax::testing::seed(9);
         let model = tiny(Device::cpu())?;
         quant::quantize(&model, &QuantConfig::new(Format::NF4))?;
         model.to(device)?;
@@ -414,7 +414,7 @@ fn qlora_memory() {
 /// Perplexity of a small trained model in every format.
 #[test]
 fn quality_of_a_trained_model() -> Result<()> {
-    fornax::manual_seed(11);
+    let _seed = fornax::testing::seed(11);
     let d = Device::cpu();
     let text: Vec<i32> = include_str!("../../ARCHITECTURE.md").bytes().filter(|b| *b < 128).map(i32::from).collect();
     let (train, test) = text.split_at(text.len() * 9 / 10);

@@ -49,7 +49,8 @@ fn a_wrong_value_is_found() {
     assert!(report.failures.iter().any(|f| f.contains("f32 = oracle")));
 }
 
-/// The op names in the sources: what stands in quotes in the body of each `fn name(&self) -> &'static str`.
+/// The op names in the sources: what stands in quotes in the body of each `fn name(&self) -> &'static str` (or in the file's constant that it gives), and in
+/// the rows of the pointwise tables.
 fn names_in(dir: &Path, found: &mut BTreeSet<String>) {
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
@@ -58,12 +59,31 @@ fn names_in(dir: &Path, found: &mut BTreeSet<String>) {
         } else if path.extension().is_some_and(|e| e == "rs") {
             let text = std::fs::read_to_string(&path).unwrap();
             let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
-            for part in text.split("fn name(&self) -> &'static str {").skip(1) {
-                let body = part.split('}').next().unwrap();
-                if let Some(name) = body.trim().strip_prefix('"').and_then(|b| b.strip_suffix('"')) {
-                    found.insert(name.to_string());
+            let text: String = text.lines().filter(|l| !l.trim_start().starts_with("//")).flat_map(|l| [l, "\n"]).collect();
+            let quoted = |text: &str| text.split('"').skip(1).step_by(2).map(str::to_string).collect::<Vec<_>>();
+            for part in text.split("    fn name(&self) -> &'static str {").skip(1) {
+                let body = part.split("\n    }").next().unwrap();
+                found.extend(quoted(body));
+                if let Some(constant) = text.lines().find(|l| l.starts_with("const OP:")).filter(|_| body.trim() == "OP") {
+                    found.extend(quoted(constant));
                 }
             }
+            if path.parent().is_some_and(|p| p.ends_with("pointwise")) {
+                for line in text.lines() {
+                    let mut words = line.strip_prefix("    ").unwrap_or("").split(' ');
+                    if let (Some(name), Some(method)) = (words.next(), words.next())
+                        && method.starts_with("try_")
+                        && !name.is_empty()
+                    {
+                        found.insert(name.to_string());
+                    }
+                }
+            }
+            found.extend(
+                text.split("Def {")
+                    .skip(1)
+                    .filter_map(|def| def.split('}').next()?.split("name: \"").nth(1)?.split('"').next().map(str::to_string)),
+            );
         }
     }
 }
@@ -81,7 +101,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
 fn every_op_has_a_case() {
     let mut wanted = BTreeSet::new();
     names_in(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ops"), &mut wanted);
-    assert!(wanted.len() > 10, "the sources were not read: {wanted:?}");
+    assert!(wanted.len() > 130, "the sources were not read: {wanted:?}");
     let (_, seen) = testing::recorded(|| {
         for c in all() {
             let order = c.order();

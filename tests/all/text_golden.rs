@@ -5,7 +5,7 @@ use fornax::text::{
     Aggregation, ChatTemplate, Classification, Entities, FillMask, Message, StopStrings, TextClassifier, Tokenizer, TokenizerKind,
     TokenizerTrainer,
 };
-use fornax::transformers::{MaskedLm, SequenceClassifier, TokenClassifier};
+use fornax::transformers::{CausalClassifier, MaskedLm, SequenceClassifier, TokenClassifier};
 use fornax::{Device, Result};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -107,6 +107,29 @@ fn classifier(problem: &str, tokenizer: &Tokenizer) -> Result<TextClassifier> {
     config["problem_type"] = if problem.is_empty() { Value::Null } else { json!(problem) };
     std::fs::write(to.path().join("config.json"), config.to_string()).unwrap();
     TextClassifier::new(SequenceClassifier::load(to.path(), Device::cpu())?, tokenizer)
+}
+
+/// A folder of a causal model is classified by the state of each text's last token.
+#[test]
+fn causal_models_classify_texts() -> Result<()> {
+    let (from, to) = (golden("transformers/gpt2-classify"), tempfile::tempdir().unwrap());
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::copy(from.join(name), to.path().join(name)).unwrap();
+    }
+    std::fs::copy(golden("pipelines/tokenizer.json"), to.path().join("tokenizer.json")).unwrap();
+    let want = read("pipelines/expected.json");
+    let texts = texts(&want["texts"]);
+    let together = TextClassifier::load(to.path(), Device::cpu())?.classify(&texts)?;
+    let (model, tokenizer) = (CausalClassifier::load(to.path(), Device::cpu())?, Tokenizer::open(to.path())?);
+    for (text, classes) in texts.iter().zip(together) {
+        let logits = model.forward(&tokenizer.batch(&tokenizer.encode_batch(&[*text])?, Device::cpu())?)?;
+        let alone = logits.softmax(-1).to_vec::<f32>()?;
+        for c in classes {
+            let i = model.labels().iter().position(|l| *l == c.label).unwrap();
+            assert!((alone[i] - c.score).abs() < 1e-5, "{text}: {} {} {}", c.label, alone[i], c.score);
+        }
+    }
+    Ok(())
 }
 
 #[test]

@@ -45,7 +45,7 @@ fn weights(model: &dyn Module) -> Vec<(String, Vec<f64>)> {
 #[test]
 fn it_learns_on_both_devices() -> Result<()> {
     for device in [Some(Device::cpu()), gpu()].into_iter().flatten() {
-        fornax::manual_seed(5);
+        let _seed = fornax::testing::seed(5);
         let set = rows(96, device)?;
         let (train, valid) = (DataLoader::new(&set, 16).shuffle(1), DataLoader::new(&set, 32));
         let model = cnn(device);

@@ -4,8 +4,8 @@ use fornax::generate::{Generation, generate, stream};
 use fornax::io::{StateDict, safetensors};
 use fornax::nn::Module;
 use fornax::transformers::{
-    CausalLm, Checkpoint, Encoder, KvCache, LoadOptions, MaskedLm, NextSentence, QuestionAnswerer, Seq2Seq, SequenceClassifier,
-    TokenClassifier, Tokens,
+    CausalClassifier, CausalLm, Checkpoint, Encoder, KvCache, LoadOptions, MaskedLm, NextSentence, QuestionAnswerer, Seq2Seq,
+    SequenceClassifier, TokenClassifier, Tokens,
 };
 use fornax::{DType, Device, Result, Tensor, no_grad};
 
@@ -88,6 +88,26 @@ fn encoders_as_transformers() {
             Ok(())
         })
     })
+}
+
+#[test]
+fn causal_classifiers_as_transformers() {
+    on_devices(|d| {
+        no_grad(|| {
+            for name in ["gpt2-classify", "qwen2-classify", "falcon-classify"] {
+                let (e, model) = (expected(name), CausalClassifier::load(folder(name), d)?);
+                let t = tokens(&e, d);
+                close(name, &model.forward(&t)?, &e["logits"]);
+                // A text alone, without padding.
+                let alone = Tokens::from(t.ids.narrow(0, 1, 1).narrow(1, 0, 6));
+                close(name, &model.forward(&alone)?, &e["logits"].narrow(0, 1, 1));
+                assert_eq!(model.labels(), ["LABEL_0", "LABEL_1", "LABEL_2"]);
+            }
+            Ok(())
+        })
+    });
+    let e = CausalClassifier::load(folder("bert-classify"), Device::cpu()).map(|_| ()).unwrap_err().to_string();
+    assert!(e.contains("bert") && e.contains("llama"), "{e}");
 }
 
 /// Prompts without their padding.

@@ -145,6 +145,10 @@ def main():
     encoder("distilbert-classify", tf.DistilBertForSequenceClassification, tf.DistilBertConfig(**distil, num_labels=3))
 
     ends = dict(bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    sizes = dict(vocab_size=VOCAB, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=64, num_labels=3, **ends)
+    encoder("gpt2-classify", tf.GPT2ForSequenceClassification, tf.GPT2Config(vocab_size=VOCAB, n_positions=32, n_embd=16, n_layer=2, n_head=4, num_labels=3, **ends))
+    encoder("qwen2-classify", tf.Qwen2ForSequenceClassification, tf.Qwen2Config(**sizes, intermediate_size=24, num_key_value_heads=2))
+    encoder("falcon-classify", tf.FalconForSequenceClassification, tf.FalconConfig(**sizes))
     causal("gpt2", tf.GPT2LMHeadModel, tf.GPT2Config(vocab_size=VOCAB, n_positions=32, n_embd=16, n_layer=2, n_head=4, **ends))
     llama = dict(vocab_size=VOCAB, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=64, **ends)
     causal("llama2", tf.LlamaForCausalLM, tf.LlamaConfig(**llama, num_key_value_heads=4))

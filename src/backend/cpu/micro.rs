@@ -115,6 +115,18 @@ pub(crate) struct Windows {
     pub add: bool,
 }
 
+/// A loop of constant length in a kernel. Builds for tests inline no iterator, and a `for` would call one between any two instructions there.
+#[cfg(target_arch = "x86_64")]
+macro_rules! each {
+    ($i:ident of $n:ident $body:block) => {
+        let mut $i = 0;
+        while $i < $n {
+            $body
+            $i += 1;
+        }
+    };
+}
+
 #[cfg(target_arch = "x86_64")]
 macro_rules! kernels {
     (
@@ -126,28 +138,29 @@ macro_rules! kernels {
             // SAFETY: as the caller promised; a prefetch may be of any address.
             unsafe {
                 let ahead = |p: *const f32| _mm_prefetch::<_MM_HINT_T0>(p as *const i8);
-                for r in 0..ROWS {
+                each!(r of ROWS {
                     ahead(o.c.add(r * o.stride));
                     ahead(o.c.add(r * o.stride + VECTORS * $lanes - 1));
-                }
+                });
                 let mut sums = [[$zero(); VECTORS]; ROWS];
                 let (mut a, mut b) = (o.a, o.b);
                 macro_rules! step {
                     ($s:literal) => {
-                        let v: [_; VECTORS] = std::array::from_fn(|j| $load(b.add(2 * $lanes * $s + j * $lanes)));
-                        for r in 0..ROWS {
+                        let mut v = [$zero(); VECTORS];
+                        each!(j of VECTORS { v[j] = $load(b.add(2 * $lanes * $s + j * $lanes)) });
+                        each!(r of ROWS {
                             let x = $set(*a.add($pitch * $s + r));
-                            for j in 0..VECTORS {
+                            each!(j of VECTORS {
                                 sums[r][j] = $fma(x, v[j], sums[r][j]);
-                            }
-                        }
+                            });
+                        });
                     };
                 }
                 for _ in 0..o.k / 4 {
-                    for s in 16..20 {
-                        for j in (0..2 * $lanes).step_by(16) {
-                            ahead(b.wrapping_add(2 * $lanes * s + j));
-                        }
+                    let mut j = 32 * $lanes;
+                    while j < 40 * $lanes {
+                        ahead(b.wrapping_add(j));
+                        j += 16;
                     }
                     step!(0);
                     step!(1);
@@ -159,13 +172,13 @@ macro_rules! kernels {
                     step!(0);
                     (a, b) = (a.add($pitch), b.add(2 * $lanes));
                 }
-                for r in 0..ROWS {
-                    for j in 0..VECTORS {
+                each!(r of ROWS {
+                    each!(j of VECTORS {
                         let at = o.c.add(r * o.stride + j * $lanes);
                         let sum = if o.add { $plus($load(at), sums[r][j]) } else { sums[r][j] };
                         $store(at, sum);
-                    }
-                }
+                    });
+                });
             }
         }
 
@@ -177,22 +190,23 @@ macro_rules! kernels {
                 let mut a = o.a;
                 for k in 0..o.k {
                     let b = o.b.offset(o.steps.at(k));
-                    let b: [_; VECTORS] = std::array::from_fn(|j| $load(b.add(j * $lanes)));
-                    for r in 0..ROWS {
+                    let mut v = [$zero(); VECTORS];
+                    each!(j of VECTORS { v[j] = $load(b.add(j * $lanes)) });
+                    each!(r of ROWS {
                         let x = $set(*a.add(r));
-                        for j in 0..VECTORS {
-                            sums[r][j] = $fma(x, b[j], sums[r][j]);
-                        }
-                    }
+                        each!(j of VECTORS {
+                            sums[r][j] = $fma(x, v[j], sums[r][j]);
+                        });
+                    });
                     a = a.add(o.pitch);
                 }
-                for r in 0..ROWS {
-                    for j in 0..VECTORS {
+                each!(r of ROWS {
+                    each!(j of VECTORS {
                         let at = o.c.add(r * o.stride + j * $lanes);
                         let sum = if o.add { $plus($load(at), sums[r][j]) } else { sums[r][j] };
                         $store(at, sum);
-                    }
-                }
+                    });
+                });
             }
         }
 
@@ -209,17 +223,17 @@ macro_rules! kernels {
                 let mut sums = [[$zero(); VECTORS]; ROWS];
                 for &(place, weight) in taps {
                     let (x, weight) = (x.add(place), $set(weight));
-                    for r in 0..ROWS {
-                        for j in 0..VECTORS {
+                    each!(r of ROWS {
+                        each!(j of VECTORS {
                             sums[r][j] = $fma($load(x.add(r * width + j * $lanes)), weight, sums[r][j]);
-                        }
-                    }
+                        });
+                    });
                 }
-                for r in 0..ROWS {
-                    for j in 0..VECTORS {
+                each!(r of ROWS {
+                    each!(j of VECTORS {
                         $store(c.add(r * stride + j * $lanes), sums[r][j]);
-                    }
-                }
+                    });
+                });
             }
         }
 
