@@ -198,9 +198,11 @@ fn host_step(node: &Arc<Node>) -> Result<()> {
             _ => return Ok(()),
         }
     };
-    flush(&inputs)?;
-    let outputs = op.host(&inputs)?;
-    flush(&outputs)?;
+    let outputs = pending::held(|| {
+        flush(&inputs)?;
+        let outputs = op.host(&inputs)?;
+        flush(&outputs).map(|()| outputs)
+    })?;
     let mut garbage = Vec::new();
     {
         let mut body = node.body();

@@ -29,6 +29,20 @@ static WINDOW: Mutex<Window> = Mutex::new(Window { nodes: Vec::new(), recipes: V
 
 thread_local! {
     static LAZY: Cell<bool> = const { Cell::new(true) };
+    static HELD: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `f` with no cut on this thread. A host step records nodes while a flush waits for it: a cut that they made would come to the same host step,
+/// and that one to the next cut, until the stack is full.
+pub(super) fn held<T>(f: impl FnOnce() -> T) -> T {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            HELD.set(self.0)
+        }
+    }
+    let _restore = Restore(HELD.replace(true));
+    f()
 }
 
 /// Whether the ops of this thread wait for a flush. `FORNAX_LAZY=0` runs each when it is called.
@@ -81,7 +95,7 @@ pub(crate) fn live() -> Vec<Arc<Node>> {
 
 /// Runs everything that is pending and has no pending consumer.
 fn cut() {
-    if threads::inside() {
+    if threads::inside() || HELD.get() {
         // A kernel cannot wait for a flush, being part of one.
         return;
     }

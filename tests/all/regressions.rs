@@ -164,6 +164,19 @@ fn a_long_chain_of_host_steps_runs() -> Result<()> {
     Ok(())
 }
 
+/// A host step that records (it reads a transposed matrix) while the window of pending nodes is full made cuts in cuts without end.
+#[test]
+fn a_host_step_in_a_full_window_runs() -> Result<()> {
+    let a = Tensor::from_slice(&[2.0f32, 1.0, 0.0, 4.0], [2, 2], cpu())?;
+    let halves = (&a * 0.5).t().inverse();
+    let x = vector(&[1.0]);
+    // More than the window holds, all of them alive.
+    let held: Vec<Tensor> = (0..40_000).map(|i| &x + f64::from(i)).collect();
+    assert_eq!(halves.to_vec::<f32>()?, [1.0, 0.0, -0.25, 0.5]);
+    assert_eq!(held[39_999].item::<f32>()?, 40_000.0);
+    Ok(())
+}
+
 /// The second derivative of a product took what is 0 for a constant.
 #[test]
 fn the_second_derivative_of_a_product_with_zeros() -> Result<()> {
