@@ -51,7 +51,7 @@ pub struct TextClassifier {
 }
 
 enum Classifier {
-    Encoder(SequenceClassifier),
+    Encoder(Box<SequenceClassifier>),
     Causal(CausalClassifier),
 }
 
@@ -62,7 +62,7 @@ impl TextClassifier {
     /// A context without room for a text.
     pub fn new(model: SequenceClassifier, tokenizer: &Tokenizer) -> Result<TextClassifier> {
         let tokenizer = tokenizer.max_length(model.encoder().shape().context)?;
-        Ok(TextClassifier { model: Classifier::Encoder(model), tokenizer })
+        Ok(TextClassifier { model: Classifier::Encoder(Box::new(model)), tokenizer })
     }
 
     /// From a decoder with a head for classes. Texts are cut to the model's context.
@@ -93,7 +93,7 @@ impl TextClassifier {
     /// No texts; as [`SequenceClassifier::forward`].
     pub fn classify(&self, texts: &[&str]) -> Result<Vec<Vec<Classification>>> {
         let (module, labels, problem): (&dyn Module, _, _) = match &self.model {
-            Classifier::Encoder(m) => (m, m.labels(), m.problem_type()),
+            Classifier::Encoder(m) => (&**m, m.labels(), m.problem_type()),
             Classifier::Causal(m) => (m, m.labels(), m.problem_type()),
         };
         let tokens = self.tokenizer.batch(&self.tokenizer.encode_batch(texts)?, device_of(module))?;
