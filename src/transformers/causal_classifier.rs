@@ -65,8 +65,8 @@ impl CausalClassifier {
         Ok(model)
     }
 
-    /// Whether a config is of one of its families.
-    pub(crate) fn takes(config: &Config) -> bool {
+    /// Whether a config is of one of its families: if not, [`SequenceClassifier`](super::SequenceClassifier) may take it.
+    pub fn takes(config: &Config) -> bool {
         config.model_type().is_ok_and(|family| FAMILIES.contains(&family))
     }
 
