@@ -35,7 +35,8 @@ pub struct RewardModel {
 
 impl Module for RewardModel {
     fn walk(&self, walk: &mut Walk<'_>) {
-        self.classifier.walk(walk);
+        walk.module("RewardModel");
+        self.classifier.walk_parts(walk);
     }
 }
 

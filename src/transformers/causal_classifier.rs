@@ -29,13 +29,17 @@ pub struct CausalClassifier {
 impl Module for CausalClassifier {
     fn walk(&self, walk: &mut Walk<'_>) {
         walk.module("CausalClassifier");
-        // Without the language model's head: it has no part in the classes.
-        walk.field(self.model.decoder().prefix(), |walk| self.model.decoder().walk(walk));
-        walk.field("score", |walk| self.score.walk(walk));
+        self.walk_parts(walk);
     }
 }
 
 impl CausalClassifier {
+    /// The decoder and the layer of classes, without the language model's head: it has no part in the classes.
+    pub(crate) fn walk_parts(&self, walk: &mut Walk<'_>) {
+        walk.field(self.model.decoder().prefix(), |walk| self.model.decoder().walk(walk));
+        walk.field("score", |walk| self.score.walk(walk));
+    }
+
     /// A new model of the family, sizes and labels that the config gives, to be trained.
     ///
     /// # Errors
