@@ -166,6 +166,7 @@ fn a_long_chain_of_host_steps_runs() -> Result<()> {
 }
 
 /// A host step that records (it reads a transposed view) while the window of pending nodes is full made cuts in cuts without end.
+#[cfg(feature = "linalg")]
 #[test]
 fn a_host_step_in_a_full_window_runs() -> Result<()> {
     // A view of memory that is there: what a flush computes itself lies in rows, and reading that records nothing.
