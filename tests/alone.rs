@@ -11,7 +11,10 @@ fn faults_and_donations() -> Result<()> {
     a_step_tells_of_a_fault()?;
     long_work_makes_more_submits()?;
     a_cache_grows_in_place()?;
-    decoding_replays_its_plans()
+    decoding_replays_its_plans()?;
+    #[cfg(target_os = "linux")]
+    a_load_takes_no_more_than_its_file()?;
+    Ok(())
 }
 
 fn bad_indices_are_errors_of_the_read() -> Result<()> {
@@ -138,32 +141,38 @@ fn a_cache_grows_in_place() -> Result<()> {
 fn decoding_replays_its_plans() -> Result<()> {
     use fornax::generate::{Generation, stream};
     use fornax::transformers::CausalLm;
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/transformers/llama3");
+    let folder = |name: &str| format!("{}/tests/golden/transformers/{name}", env!("CARGO_MANIFEST_DIR"));
+    let greedy = || Generation { max_new_tokens: 24, ends: Some(vec![]), ..Generation::default() };
+    let drawn = || Generation { sample: true, top_k: Some(20), top_p: Some(0.9), min_p: Some(0.01), repetition_penalty: 1.2, ..greedy() };
     for device in [Device::cpu()].into_iter().chain(Device::gpu(0)) {
-        let model = CausalLm::load(folder, device)?;
-        let options = Generation { max_new_tokens: 24, ends: Some(vec![]), ..Generation::default() };
-        let mut steps = stream(&model, &[vec![5, 6, 7]], &options)?;
-        for _ in 0..8 {
-            steps.next().expect("a step")?;
+        // Mistral's window of 5 tokens is full when the counting begins.
+        for (name, options) in [("llama3", greedy()), ("llama3", drawn()), ("mistral", greedy())] {
+            let what = format!("{name}, sample {} on {device}", options.sample);
+            let model = CausalLm::load(folder(name), device)?;
+            let mut steps = stream(&model, &[vec![5, 6, 7]], &options)?;
+            for _ in 0..8 {
+                steps.next().expect("a step")?;
+            }
+            let before = stats();
+            for step in steps {
+                step?;
+            }
+            let done = stats().since(&before);
+            assert_eq!(done.donations_refused, 0, "{what}");
+            // Two caches a layer, in each of 16 steps.
+            assert!(done.donations >= 2 * 2 * 16, "{what}: {} donations", done.donations);
+            assert_eq!(done.plan_misses, 0, "{what}");
+            // What computes a token brings it to the host.
+            assert!(device == Device::cpu() || done.submits <= 16, "{what}: {} submits for 16 tokens", done.submits);
         }
-        let before = stats();
-        for step in steps {
-            step?;
-        }
-        let done = stats().since(&before);
-        assert_eq!(done.donations_refused, 0, "{device}");
-        // Two caches a layer, in each of 16 steps.
-        assert!(done.donations >= 2 * 2 * 16, "{device}: {} donations", done.donations);
-        assert_eq!(done.plan_misses, 0, "{device}");
-        // What computes a token brings it to the host.
-        assert!(device == Device::cpu() || done.submits <= 16, "{device}: {} submits for 16 tokens", done.submits);
 
+        let model = CausalLm::load(folder("llama3"), device)?;
         let outside = Tensor::from_slice(&[5i32, 48], [1, 2], device)?;
         let logits = fornax::no_grad(|| model.forward(&outside.into()))?;
         assert!(matches!(logits.to_vec::<f32>(), Err(Error::Index { .. })), "{device}");
 
         // Of packed rows: a row may be longer than the context, a text may not, whose 33rd token has no learned position.
-        let gpt2 = CausalLm::load(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/transformers/gpt2"), device)?;
+        let gpt2 = CausalLm::load(folder("gpt2"), device)?;
         let ids = Tensor::full([1, 50], 7, (fornax::DType::I32, device));
         for (longest, fits) in [(32, true), (33, false)] {
             let segments: Vec<i32> = (0..50).map(|i| 1 + i32::from(i >= longest)).collect();
@@ -198,5 +207,79 @@ fn huge_indices_are_out_of_range() -> Result<()> {
     assert!(matches!(ctc(&wide, &one, &one), Err(Error::Index { .. })));
     assert!(matches!(ctc(&one, &wide, &one), Err(Error::Index { .. })));
     assert!(matches!(ctc(&one, &one, &wide), Err(Error::Index { .. })));
+    Ok(())
+}
+
+/// Bytes that this process holds now (`VmRSS`), or held at most since the mark was reset (`VmHWM`): what the kernel says of it, mapped files included.
+#[cfg(target_os = "linux")]
+fn resident(what: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|l| l.strip_prefix(what)).unwrap();
+    line.trim_start_matches(':').trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+/// Loading a checkpoint and reading all of it holds the file and at most one tensor beside it, in one file or in shards.
+#[cfg(target_os = "linux")]
+fn a_load_takes_no_more_than_its_file() -> Result<()> {
+    use fornax::nn::Module;
+    use fornax::transformers::{CausalLm, Config};
+    use std::io::Write;
+    const CONFIG: &str = r#"{"model_type": "llama", "vocab_size": 40000, "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4,
+        "num_attention_heads": 4, "num_key_value_heads": 4}"#;
+    // Nothing is computed for a model of which only the names and shapes are read.
+    let blank = CausalLm::new(&Config::parse(CONFIG)?, Device::cpu())?;
+    let tensors: Vec<(String, Vec<usize>)> = blank.named_parameters().into_iter().map(|(n, p)| (n, p.shape().to_vec())).collect();
+    drop(blank);
+    let bytes = |shape: &[usize]| 4 * shape.iter().product::<usize>() as u64;
+    // Zeros that take no room on the disk.
+    let write = |path: &std::path::Path, tensors: &[(String, Vec<usize>)]| {
+        let mut end = 0;
+        let entries: Vec<String> = tensors
+            .iter()
+            .map(|(name, shape)| {
+                let start = end;
+                end += bytes(shape);
+                format!(r#""{name}":{{"dtype":"F32","shape":{shape:?},"data_offsets":[{start},{end}]}}"#)
+            })
+            .collect();
+        let mut header = format!("{{{}}}", entries.join(","));
+        header += &" ".repeat(header.len().next_multiple_of(8) - header.len());
+        let mut file = std::fs::File::create(path).unwrap();
+        file.write_all(&(header.len() as u64).to_le_bytes()).unwrap();
+        file.write_all(header.as_bytes()).unwrap();
+        file.set_len(8 + header.len() as u64 + end).unwrap();
+    };
+    let all: u64 = tensors.iter().map(|t| bytes(&t.1)).sum();
+    let largest = tensors.iter().map(|t| bytes(&t.1)).max().unwrap();
+    assert!(all > 90 << 20 && largest > 40_000_000, "{all} {largest}");
+    for shards in [1, 3] {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("config.json"), CONFIG).unwrap();
+        if shards == 1 {
+            write(&folder.path().join("model.safetensors"), &tensors);
+        } else {
+            let mut map = Vec::new();
+            for (i, part) in tensors.chunks(tensors.len().div_ceil(shards)).enumerate() {
+                let name = format!("model-{i}.safetensors");
+                write(&folder.path().join(&name), part);
+                map.extend(part.iter().map(|(n, _)| format!(r#""{n}":"{name}""#)));
+            }
+            let index = format!(r#"{{"weight_map":{{{}}}}}"#, map.join(","));
+            std::fs::write(folder.path().join("model.safetensors.index.json"), index).unwrap();
+        }
+        if std::fs::write("/proc/self/clear_refs", "5").is_err() {
+            eprintln!("skipped: this kernel does not measure a process's peak anew");
+            return Ok(());
+        }
+        let before = resident("VmRSS");
+        let model = CausalLm::load(folder.path(), Device::cpu())?;
+        for p in model.parameters() {
+            assert_eq!(p.value().sum(()).item::<f32>()?, 0.0);
+        }
+        let more = resident("VmHWM") - before;
+        // Something of the process's own, too: 4 MiB.
+        assert!(more <= all + largest + (4 << 20), "{shards} files of {all} bytes, the largest tensor {largest}: {more} more");
+        assert!(more >= all, "the measurement works: {more} of {all}");
+    }
     Ok(())
 }

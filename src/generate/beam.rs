@@ -1,9 +1,10 @@
 //! Beam search, as `transformers` does it.
 
+use super::draw::Seen;
 use super::process::log_softmax;
 use super::{Begun, Chain};
 use crate::transformers::integer;
-use crate::{Device, Error, Result, Tensor};
+use crate::{DType, Device, Error, Result, Tensor};
 
 /// A text with its score.
 #[derive(Clone)]
@@ -49,21 +50,14 @@ pub(super) fn search(begun: Begun<'_>, chain: &Chain<'_>, rows: usize, vocabular
     // The first logits have one row a prompt, the others one a beam.
     let (mut logits, mut first) = (logits, true);
     for len in 1.. {
-        let host = logits.to_vec_with::<f32>(&session.state())?;
+        let found = candidates(&logits, &all, keep, chain, &session.state())?;
         let (mut parents, mut next) = (Vec::new(), Vec::new());
         let mut goes_on = false;
-        for (r, row) in all.iter_mut().enumerate() {
+        for (r, (row, candidates)) in all.iter_mut().zip(found).enumerate() {
             let base = if first { r } else { r * beams };
-            let mut candidates = Vec::new();
-            for (b, beam) in row.running.iter().enumerate() {
-                let mut scores = log_softmax(&host[(base + b) * vocabulary..][..vocabulary]);
-                chain.process(&beam.tokens, &mut scores);
-                candidates.extend(scores.iter().enumerate().map(|(t, s)| (s + beam.score, b, t as u32)));
-            }
             if candidates.iter().any(|c| c.0.is_nan()) {
                 return Err(super::not_a_number());
             }
-            best(&mut candidates, keep);
             let mut running = Vec::with_capacity(beams);
             let mut ended = Vec::new();
             for (rank, &(score, b, token)) in candidates.iter().enumerate() {
@@ -113,9 +107,42 @@ pub(super) fn search(begun: Begun<'_>, chain: &Chain<'_>, rows: usize, vocabular
     Ok(all.iter().enumerate().map(answer).collect())
 }
 
+/// What can follow: its score, the beam that it continues, the token.
+type Candidate = (f32, usize, u32);
+
+/// The best candidates of each prompt, best first.
+fn candidates(logits: &Tensor, rows: &[Row], keep: usize, chain: &Chain<'_>, state: &[&Tensor]) -> Result<Vec<Vec<Candidate>>> {
+    let &[all, vocabulary] = logits.dims() else { return Err(Error::shape("generate", &[logits.shape()], "logits [B, vocabulary]")) };
+    let (beams, device) = (all / rows.len().max(1), logits.device());
+    let texts: Vec<&Beam> = rows.iter().flat_map(|r| &r.running).collect();
+    let seen = chain.penalty.map(|_| Seen::new(texts.iter().map(|b| &b.tokens), vocabulary, device)).transpose()?;
+    // Places come with the scores, in one reading, as numbers that f32 holds exactly.
+    let exact = beams * vocabulary <= 1 << f32::MANTISSA_DIGITS;
+    if let Some(scores) = chain.process_tensor(&logits.try_cast(DType::F32)?.try_log_softmax(-1)?, seen.as_ref())?.filter(|_| exact) {
+        let so_far = Tensor::from_vec(texts.iter().map(|b| b.score).collect::<Vec<f32>>(), [all, 1], device)?;
+        let (best, places) = scores.try_add(so_far)?.try_reshape([rows.len(), beams * vocabulary])?.try_topk(keep, -1, true)?;
+        let host = Tensor::try_stack(&[&best, &places.try_cast(DType::F32)?], -1)?.to_vec_with::<f32>(state)?;
+        let one = |c: &[f32]| (c[0], c[1] as usize / vocabulary, (c[1] as usize % vocabulary) as u32);
+        return Ok(host.chunks_exact(2 * keep).map(|row| row.chunks_exact(2).map(one).collect()).collect());
+    }
+    let host = logits.to_vec_with::<f32>(state)?;
+    let mut of_texts = texts.iter().zip(host.chunks_exact(vocabulary));
+    let of_row = |row: &Row| {
+        let mut candidates = Vec::new();
+        for (b, (beam, logits)) in of_texts.by_ref().take(row.running.len()).enumerate() {
+            let mut scores = log_softmax(logits);
+            chain.process(&beam.tokens, &mut scores);
+            candidates.extend(scores.iter().enumerate().map(|(t, s)| (s + beam.score, b, t as u32)));
+        }
+        best(&mut candidates, keep);
+        candidates
+    };
+    Ok(rows.iter().map(of_row).collect())
+}
+
 /// Leaves the best candidates, best first; of equals the one that came first.
-fn best(candidates: &mut Vec<(f32, usize, u32)>, keep: usize) {
-    let order = |a: &(f32, usize, u32), b: &(f32, usize, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)).then(a.2.cmp(&b.2));
+fn best(candidates: &mut Vec<Candidate>, keep: usize) {
+    let order = |a: &Candidate, b: &Candidate| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)).then(a.2.cmp(&b.2));
     if keep < candidates.len() {
         candidates.select_nth_unstable_by(keep, order);
         candidates.truncate(keep);

@@ -21,6 +21,7 @@
 //! ```
 
 mod beam;
+mod draw;
 mod folder;
 mod process;
 mod session;
@@ -30,7 +31,8 @@ pub use session::{Begun, Generative, Session};
 
 use crate::data::Rng;
 use crate::transformers::integer;
-use crate::{Device, Error, Result, Tensor, no_grad};
+use crate::{DType, Device, Error, Result, Tensor, no_grad};
+use draw::Seen;
 use process::{largest, softmax};
 
 /// When a text ends before its longest length, besides at the tokens that end it.
@@ -140,9 +142,22 @@ impl<'a> Chain<'a> {
         Ok(Chain { options, penalty, draw, ends: options.ends.clone().unwrap_or_else(|| ends.to_vec()) })
     }
 
-    /// Whether the likeliest token can be taken as it is.
-    fn is_plain(&self) -> bool {
-        !self.options.sample && self.penalty.is_none() && self.options.processors.is_empty()
+    /// The logits of all rows after every step, where all of them can do without the host.
+    fn process_tensor(&self, logits: &Tensor, seen: Option<&Seen>) -> Result<Option<Tensor>> {
+        let logits = logits.try_cast(DType::F32)?;
+        let mut logits = match (&self.penalty, seen) {
+            (None, _) => logits,
+            (Some(p), Some(seen)) => p.apply(&logits, &seen.0)?,
+            (Some(_), None) => return Ok(None),
+        };
+        for p in self.options.processors.iter().chain(&self.draw) {
+            match p.process_tensor(&logits)? {
+                Some(l) if l.shape() == logits.shape() => logits = l,
+                Some(l) => return Err(Error::shape("LogitsProcessor::process_tensor", &[l.shape()], format!("logits {}", logits.shape()))),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(logits))
     }
 
     fn process(&self, tokens: &[u32], logits: &mut [f32]) {
@@ -170,7 +185,7 @@ impl<'a> Chain<'a> {
                 break;
             }
         }
-        last.ok_or_else(|| Error::argument("generate", "the logits processors left no token"))
+        last.ok_or_else(no_token)
     }
 
     /// How many tokens are to be added to these texts.
@@ -194,6 +209,10 @@ impl<'a> Chain<'a> {
 
 fn not_a_number() -> Error {
     Error::argument("generate", "the logits hold NaN: the weights or a logits processor are at fault")
+}
+
+fn no_token() -> Error {
+    Error::argument("generate", "the logits processors left no token")
 }
 
 /// Continues each prompt: the new tokens, with the one that ended the text. Rows are independent of each other.
@@ -232,6 +251,7 @@ pub fn stream<'a>(model: &'a dyn Generative, prompts: &[Vec<u32>], options: &'a 
         rngs: (0..rows).map(|i| Rng::keyed(options.seed, 0, i as u64)).collect(),
         device: model.device(),
         done: vec![false; rows],
+        seen: chain.penalty.map(|_| Seen::new(begun.history.iter(), model.vocabulary(), model.device())).transpose()?,
         tokens: begun.history,
         next: Next::Logits(begun.logits),
         session: begun.session,
@@ -267,6 +287,8 @@ pub struct Stream<'a> {
     chain: Chain<'a>,
     next: Next,
     tokens: Vec<Vec<u32>>,
+    /// What the repetition penalty looks at.
+    seen: Option<Seen>,
     prompt: Vec<usize>,
     rngs: Vec<Rng>,
     done: Vec<bool>,
@@ -280,36 +302,58 @@ impl Stream<'_> {
         &self.tokens
     }
 
+    /// The choice stays on the device: the next pass does not wait for the host to send it.
+    fn choose(&mut self, logits: &Tensor) -> Result<(Vec<u32>, Tensor)> {
+        let (ids, read) = if self.chain.options.sample {
+            // A row that has ended draws nothing.
+            let rows = self.rngs.iter_mut().zip(&self.done);
+            let u: Vec<f32> = rows.map(|(rng, &done)| if done { 0.0 } else { rng.uniform(0.0, 1.0) as f32 }).collect();
+            draw::drawn(logits, &Tensor::from_vec(u, [self.done.len(), 1], self.device)?)?
+        } else {
+            draw::likeliest(logits)?
+        };
+        if let Some(seen) = &mut self.seen {
+            seen.add(&ids)?;
+        }
+        let mut state = self.session.state();
+        state.push(&ids);
+        state.extend(self.seen.iter().map(|s| &s.0));
+        let host = read.to_vec_with::<i32>(&state)?;
+        for (&t, _) in host.iter().zip(&self.done).filter(|(_, done)| !**done) {
+            match t {
+                draw::NAN => return Err(not_a_number()),
+                draw::NONE => return Err(no_token()),
+                _ => {}
+            }
+        }
+        Ok((host.into_iter().map(|t| t.max(0) as u32).collect(), ids))
+    }
+
+    fn choose_on_host(&mut self, logits: &Tensor) -> Result<(Vec<u32>, Tensor)> {
+        self.seen = None;
+        let rows = self.tokens.len();
+        let mut host = logits.to_vec_with::<f32>(&self.session.state())?;
+        let width = host.len() / rows.max(1);
+        let mut chosen = Vec::with_capacity(rows);
+        for (i, row) in host.chunks_exact_mut(width.max(1)).enumerate() {
+            chosen.push(if self.done[i] { 0 } else { self.chain.choose(&self.tokens[i], row, &mut self.rngs[i])? });
+        }
+        let ids: Vec<i32> = chosen.iter().map(|&t| integer(t)).collect::<Result<_>>()?;
+        Ok((chosen, Tensor::from_vec(ids, [rows, 1], self.device)?))
+    }
+
     fn step(&mut self) -> Result<Vec<Option<u32>>> {
         let logits = match std::mem::replace(&mut self.next, Next::Nothing) {
             Next::Logits(l) => l,
             Next::Ids(ids) => self.session.step(&ids)?,
             Next::Nothing => return Err(Error::argument("stream", "an earlier step failed")),
         };
-        let rows = self.tokens.len();
-        let (chosen, ids) = if self.chain.is_plain() {
-            // The choice stays on the device: the next pass does not wait for the host to send it. Of logits with NaN argmax takes the first one; the host then reads -1.
-            let best = logits.try_argmax(-1)?.try_reshape([rows, 1])?;
-            let checked = logits.try_gather(-1, &best)?.try_isnan()?.try_where(-1, &best)?;
-            let mut state = self.session.state();
-            state.push(&best);
-            let host = checked.to_vec_with::<i32>(&state)?;
-            if host.iter().zip(&self.done).any(|(&t, done)| t < 0 && !done) {
-                return Err(not_a_number());
-            }
-            (host.into_iter().map(|t| t.max(0) as u32).collect::<Vec<_>>(), best)
-        } else {
-            let mut host = logits.to_vec_with::<f32>(&self.session.state())?;
-            let width = host.len() / rows.max(1);
-            let mut chosen = Vec::with_capacity(rows);
-            for (i, row) in host.chunks_exact_mut(width.max(1)).enumerate() {
-                chosen.push(if self.done[i] { 0 } else { self.chain.choose(&self.tokens[i], row, &mut self.rngs[i])? });
-            }
-            let ids: Vec<i32> = chosen.iter().map(|&t| integer(t)).collect::<Result<_>>()?;
-            (chosen, Tensor::from_vec(ids, [rows, 1], self.device)?)
+        let (chosen, ids) = match self.chain.process_tensor(&logits, self.seen.as_ref())? {
+            Some(logits) => self.choose(&logits)?,
+            None => self.choose_on_host(&logits)?,
         };
         self.next = Next::Ids(ids);
-        let mut out = Vec::with_capacity(rows);
+        let mut out = Vec::with_capacity(chosen.len());
         for (i, token) in chosen.into_iter().enumerate() {
             out.push((!self.done[i]).then_some(token));
             if !self.done[i] {

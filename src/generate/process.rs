@@ -1,8 +1,9 @@
 //! What happens to the logits between the model and the choice of a token.
 
-use crate::{Error, Result};
+use crate::{DType, Error, Result, Tensor};
 
-/// A change of the logits of the next token.
+/// A change of the logits of the next token. One that offers [`process_tensor`](LogitsProcessor::process_tensor) is done where the model computes; for any other
+/// the logits travel to the host at each token.
 ///
 /// ```
 /// use fornax::generate::LogitsProcessor;
@@ -20,6 +21,23 @@ use crate::{Error, Result};
 pub trait LogitsProcessor: Send + Sync {
     /// Changes the logits of what follows `tokens` (prompt and continuation, without padding).
     fn process(&self, tokens: &[u32], logits: &mut [f32]);
+
+    /// The same for the logits of all rows, `[B, vocabulary]`; None where that needs the host.
+    ///
+    /// ```
+    /// use fornax::generate::{LogitsProcessor, TopK};
+    /// use fornax::{Device, Tensor};
+    /// let logits = Tensor::from_slice(&[1.0f32, 3.0, 2.0], [1, 3], Device::cpu())?;
+    /// let left = TopK::new(2)?.process_tensor(&logits)?.unwrap();
+    /// assert_eq!(left.to_vec::<f32>()?, [f32::NEG_INFINITY, 3.0, 2.0]);
+    /// # Ok::<(), fornax::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// What its ops can give.
+    fn process_tensor(&self, _logits: &Tensor) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
 }
 
 /// Makes tokens that are there already less likely (Keskar et al., 2019): a positive logit is divided by the penalty, a negative one multiplied.
@@ -42,6 +60,12 @@ impl RepetitionPenalty {
     pub fn new(penalty: f64) -> Result<RepetitionPenalty> {
         check("repetition_penalty", penalty, penalty > 0.0, "a number above 0")?;
         Ok(RepetitionPenalty(penalty as f32))
+    }
+
+    /// The same for all rows; `seen` says of each token whether it is there already.
+    pub(super) fn apply(&self, logits: &Tensor, seen: &Tensor) -> Result<Tensor> {
+        let less = logits.try_lt(0.0)?.try_where(logits.try_mul(self.0)?, logits.try_div(self.0)?)?;
+        seen.try_where(less, logits)
     }
 }
 
@@ -85,6 +109,10 @@ impl LogitsProcessor for Temperature {
     fn process(&self, _tokens: &[u32], logits: &mut [f32]) {
         logits.iter_mut().for_each(|l| *l /= self.0);
     }
+
+    fn process_tensor(&self, logits: &Tensor) -> Result<Option<Tensor>> {
+        logits.try_div(self.0).map(Some)
+    }
 }
 
 /// Leaves the k likeliest tokens, and those as likely as the last of them.
@@ -119,6 +147,14 @@ impl LogitsProcessor for TopK {
         let (_, least, _) = sorted.select_nth_unstable_by(self.0 - 1, |a, b| b.total_cmp(a));
         let least = *least;
         logits.iter_mut().filter(|l| **l < least).for_each(|l| *l = f32::NEG_INFINITY);
+    }
+
+    fn process_tensor(&self, logits: &Tensor) -> Result<Option<Tensor>> {
+        if self.0 >= logits.dims().last().copied().unwrap_or(0) {
+            return Ok(Some(logits.clone()));
+        }
+        let least = logits.try_topk(self.0, -1, true)?.0.try_narrow(-1, self.0 - 1, 1)?;
+        without(logits, &logits.try_lt(&least)?)
     }
 }
 
@@ -158,6 +194,16 @@ impl LogitsProcessor for TopP {
             before += probabilities[i];
         }
     }
+
+    fn process_tensor(&self, logits: &Tensor) -> Result<Option<Tensor>> {
+        let n = logits.dims().last().copied().unwrap_or(0);
+        let (sorted, places) = logits.try_sort(-1, true)?;
+        let p = sorted.try_softmax(-1)?;
+        let before = p.try_cumsum(-1)?.try_sub(&p)?;
+        let rank = Tensor::try_arange(0, n as i64, 1, (DType::I32, logits.device()))?;
+        let left = before.try_lt(self.0)?.try_logical_or(rank.try_eq(0)?)?.try_where(&sorted, f32::NEG_INFINITY)?;
+        logits.try_scatter(-1, &places, &left).map(Some)
+    }
 }
 
 /// Leaves the tokens whose probability is at least p times that of the likeliest (Nguyen et al., 2024).
@@ -190,6 +236,16 @@ impl LogitsProcessor for MinP {
         let least = largest as f64 + self.0.ln();
         logits.iter_mut().filter(|l| (**l as f64) < least).for_each(|l| *l = f32::NEG_INFINITY);
     }
+
+    fn process_tensor(&self, logits: &Tensor) -> Result<Option<Tensor>> {
+        let least = logits.try_max_keepdim(-1)?.try_add(self.0.ln())?;
+        without(logits, &logits.try_lt(&least)?)
+    }
+}
+
+/// The logits, with those that go at -∞.
+fn without(logits: &Tensor, gone: &Tensor) -> Result<Option<Tensor>> {
+    logits.try_masked_fill(gone, f32::NEG_INFINITY).map(Some)
 }
 
 fn check(what: &str, value: f64, right: bool, expected: &str) -> Result<()> {

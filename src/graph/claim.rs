@@ -1,9 +1,8 @@
 //! What a flush claims: the pending ancestors of its roots, who still needs them afterwards, and the key under which their plan is cached.
 
-use super::Tensor;
 use super::node::{Body, FAILED, Node, READY, release};
 use super::op::{Class, Key, Meta, Op};
-use super::pending;
+use super::{Tensor, flush, pending};
 use crate::backend::Storage;
 use crate::layout::Layout;
 use crate::{Device, Result};
@@ -231,7 +230,7 @@ impl Claim {
     fn readers(&self, epoch: u64) -> Vec<Arc<Node>> {
         let mut found: Vec<Arc<Node>> = Vec::new();
         let mut seen: HashSet<*const Node> = HashSet::new();
-        for node in pending::live() {
+        for node in pending::live(self.device.map_or(0, flush::lane)) {
             if node.mark.load(Ordering::Relaxed) & !VISITED == epoch || Some(node.device) != self.device {
                 continue;
             }

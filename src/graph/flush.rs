@@ -15,7 +15,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Plans kept; beyond, the ones that were not used for longest go.
 const MAX_PLANS: usize = 512;
@@ -78,7 +78,7 @@ impl std::borrow::Borrow<[u64]> for PlanKey {
     }
 }
 
-/// What only one flush at a time may touch.
+/// What only one flush of a device at a time may touch.
 #[derive(Default)]
 struct Executor {
     key: Key,
@@ -86,20 +86,33 @@ struct Executor {
     clock: u64,
 }
 
-static EXECUTOR: Mutex<Option<Executor>> = Mutex::new(None);
+/// An executor for each device, so that they work beside each other; from the eighth device on, two share one.
+static EXECUTORS: [Mutex<Option<Executor>>; LANES] = [const { Mutex::new(None) }; LANES];
 
-/// Keeps flushes from starting, if none is running.
-pub(super) fn idle() -> Option<impl Sized> {
-    match EXECUTOR.try_lock() {
+/// How many devices flush at once.
+pub(super) const LANES: usize = 8;
+
+/// The executor, and the window of pending nodes, that serve a device.
+pub(super) fn lane(device: Device) -> usize {
+    device.word() as usize % LANES
+}
+
+fn executor(lane: usize) -> MutexGuard<'static, Option<Executor>> {
+    EXECUTORS[lane].lock().unwrap_or_else(|e| e.into_inner())
+}
+
+/// Keeps flushes of a lane from starting, if none is running.
+pub(super) fn idle(lane: usize) -> Option<impl Sized> {
+    match EXECUTORS[lane].try_lock() {
         Ok(guard) => Some(guard),
         Err(std::sync::TryLockError::Poisoned(e)) => Some(e.into_inner()),
         Err(std::sync::TryLockError::WouldBlock) => None,
     }
 }
 
-/// Keeps flushes from starting, once none is running. Not for a thread that runs one.
-pub(super) fn alone() -> impl Sized {
-    EXECUTOR.lock().unwrap_or_else(|e| e.into_inner())
+/// Keeps flushes of a lane from starting, once none is running. Not for a thread that runs one.
+pub(super) fn alone(lane: usize) -> impl Sized {
+    executor(lane)
 }
 
 /// Computes the roots, on whatever devices they are.
@@ -122,27 +135,28 @@ fn flush_with(roots: &[Tensor], owned: bool) -> Result<()> {
     }
     match devices.len() {
         0 => Ok(()),
-        1 => flush_on(roots, owned),
+        1 => flush_on(devices[0], roots, owned),
         _ => devices.into_iter().try_for_each(|d| {
             let here: Vec<Tensor> = roots.iter().filter(|t| t.node.device == d).cloned().collect();
-            flush_on(&here, owned)
+            flush_on(d, &here, owned)
         }),
     }
 }
 
-fn flush_on(roots: &[Tensor], owned: bool) -> Result<()> {
+fn flush_on(device: Device, roots: &[Tensor], owned: bool) -> Result<()> {
     if threads::inside() {
         let message = "a kernel may not evaluate tensors: compute them before, and give them to the op as inputs".into();
         return Err(Error::Kernel { op: "flush".into(), message });
     }
+    let lane = lane(device);
     loop {
-        let mut guard = EXECUTOR.lock().unwrap_or_else(|e| e.into_inner());
+        let mut guard = executor(lane);
         let mut claim = Claim::collect(roots, owned)?;
         let hosts = claim.hosts();
         if hosts.is_empty() {
             let result = if claim.entries.is_empty() { Ok(()) } else { guard.get_or_insert_default().run(&mut claim, roots, owned) };
             drop(guard);
-            pending::flushed();
+            pending::flushed(lane);
             return result;
         }
         drop(guard);
@@ -156,7 +170,7 @@ fn flush_on(roots: &[Tensor], owned: bool) -> Result<()> {
 #[cfg(feature = "wgpu")]
 pub(crate) fn gpu_steps(roots: &[Tensor], caps: &Caps) -> Result<Vec<crate::codegen::dispatch::GpuStep>> {
     loop {
-        let guard = EXECUTOR.lock().unwrap_or_else(|e| e.into_inner());
+        let guard = executor(lane(roots[0].node.device));
         let mut claim = Claim::collect(roots, false)?;
         let hosts = claim.hosts();
         if hosts.is_empty() {

@@ -1,4 +1,4 @@
-//! The bound on what is recorded and not yet run. It depends on recorded nodes and bytes alone, so that a loop is cut at the same place in
+//! The bound on what is recorded on a device and not yet run. It depends on recorded nodes and bytes alone, so that a loop is cut at the same place in
 //! every round.
 
 use super::node::{FAILED, Node, PENDING};
@@ -9,7 +9,7 @@ use crate::stats::{COUNTERS, count};
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 /// Pending nodes above which the live ones are run.
 const MAX_NODES: usize = 32_768;
@@ -25,7 +25,13 @@ struct Window {
     bytes: u64,
 }
 
-static WINDOW: Mutex<Window> = Mutex::new(Window { nodes: Vec::new(), recipes: Vec::new(), sweep: 4096, bytes: 0 });
+/// A window for each executor.
+static WINDOWS: [Mutex<Window>; flush::LANES] =
+    [const { Mutex::new(Window { nodes: Vec::new(), recipes: Vec::new(), sweep: 4096, bytes: 0 }) }; flush::LANES];
+
+fn window(lane: usize) -> MutexGuard<'static, Window> {
+    WINDOWS[lane].lock().unwrap_or_else(|e| e.into_inner())
+}
 
 thread_local! {
     static LAZY: Cell<bool> = const { Cell::new(true) };
@@ -58,15 +64,16 @@ fn lazy() -> bool {
 /// Notes a new pending node, and flushes when the bound is passed.
 pub(crate) fn push(tensor: &Tensor, class: &Class) {
     count(&COUNTERS.recorded, 1);
+    let lane = flush::lane(tensor.node.device);
     let full = {
-        let mut w = WINDOW.lock().unwrap_or_else(|e| e.into_inner());
+        let mut w = window(lane);
         w.nodes.push(Arc::downgrade(&tensor.node));
         if let Class::Kernel = class {
             w.bytes += tensor.node.outs.iter().map(|o| (o.layout.numel() * o.dtype.size()) as u64).sum::<u64>();
         }
         if w.nodes.len() >= w.sweep {
             // Looking at a node holds it for a moment: not while a flush of another thread counts the handles on it.
-            if let Some(_idle) = flush::idle() {
+            if let Some(_idle) = flush::idle(lane) {
                 w.nodes.retain(|n| n.upgrade().is_some_and(|n| n.state.load(Ordering::Relaxed) == PENDING));
                 w.sweep = (2 * w.nodes.len()).clamp(4096, MAX_NODES);
             } else {
@@ -76,33 +83,33 @@ pub(crate) fn push(tensor: &Tensor, class: &Class) {
         w.nodes.len() >= MAX_NODES || w.bytes > MAX_BYTES
     };
     if full {
-        cut();
+        cut(lane);
     } else if !lazy() {
         keep_error(tensor, flush::flush(std::slice::from_ref(tensor)));
     }
 }
 
 /// Forgets the bytes recorded so far: a flush has run.
-pub(crate) fn flushed() {
-    WINDOW.lock().unwrap_or_else(|e| e.into_inner()).bytes = 0;
+pub(super) fn flushed(lane: usize) {
+    window(lane).bytes = 0;
 }
 
-/// The nodes that are still pending, oldest first.
-pub(crate) fn live() -> Vec<Arc<Node>> {
-    let w = WINDOW.lock().unwrap_or_else(|e| e.into_inner());
+/// The nodes of a lane that are still pending, oldest first.
+pub(super) fn live(lane: usize) -> Vec<Arc<Node>> {
+    let w = window(lane);
     w.recipes.iter().chain(&w.nodes).filter_map(Weak::upgrade).filter(|n| n.state.load(Ordering::Relaxed) == PENDING).collect()
 }
 
-/// Runs everything that is pending and has no pending consumer.
-fn cut() {
+/// Runs everything in a lane that is pending and has no pending consumer there.
+fn cut(lane: usize) {
     if threads::inside() || HELD.get() {
         // A kernel cannot wait for a flush, being part of one.
         return;
     }
     let roots: Vec<Tensor> = {
         // Looking at a node holds it for a moment: not while a flush of another thread counts the handles on it.
-        let _alone = flush::alone();
-        let nodes = live();
+        let _alone = flush::alone(lane);
+        let nodes = live(lane);
         let mut consumed: HashSet<*const Node> = HashSet::new();
         for n in &nodes {
             consumed.extend(n.body().inputs.iter().map(|t| Arc::as_ptr(&t.node)));
@@ -114,7 +121,7 @@ fn cut() {
         roots.iter().for_each(|t| keep_error(t, flush::flush(std::slice::from_ref(t))));
     }
     drop(roots);
-    let mut w = WINDOW.lock().unwrap_or_else(|e| e.into_inner());
+    let mut w = window(lane);
     let mut left = std::mem::take(&mut w.nodes);
     w.recipes.append(&mut left);
     w.recipes.retain(|n| n.upgrade().is_some_and(|n| n.state.load(Ordering::Relaxed) == PENDING));

@@ -179,7 +179,7 @@ fn run_gpu(plan: &Plan, claim: &Claim, n: usize) -> Result<Values> {
     if plan.compiled.get().is_none() {
         let caps = plan.caps.as_ref().unwrap_or(gpu.caps());
         let compiled = gpu.compile(super::plan::place::place(plan, caps, &|f| gpu.fault_word(f))?, caps)?;
-        // Only one flush runs at a time: nobody else can have set it.
+        // A device runs one flush at a time: nobody else can have set it.
         plan.compiled.set(compiled).unwrap_or_else(drop);
     }
     let Some(compiled) = plan.compiled.get() else { return Err(missing("the compiled plan")) };

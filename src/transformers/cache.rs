@@ -5,7 +5,8 @@ use crate::nn::{Dropout, Embedding, Forward, Module};
 use crate::{Attention, DType, Device, Error, Result, Tensor};
 
 /// The keys and values of what a decoder has read, for each layer `[B, heads, capacity, width]`. The capacity doubles when it is full, and what lies behind
-/// the length is hidden by the causal mask, so that a token needs no new plan; the update is in place.
+/// the length is hidden by the causal mask, so that a token needs no new plan; the update is in place. A layer whose tokens see a window of w tokens holds w
+/// of them at most: the next one takes the place of the oldest.
 ///
 /// Rows of a batch end together: shorter prompts are padded on the left.
 ///
@@ -104,7 +105,7 @@ impl KvCache {
         self.reserve(n);
         for (i, (k, v)) in prefix.iter().enumerate() {
             let (k, v) = (for_rows(k, rows)?, for_rows(v, rows)?);
-            self.update(i, 0, &k, &v)?;
+            self.update(i, 0, self.capacity, &k, &v)?;
         }
         (self.len, self.prefix) = (n, n);
         Ok(())
@@ -116,12 +117,16 @@ impl KvCache {
         }
     }
 
-    /// Writes the keys and values of the tokens from `start` on, and gives all of them.
-    fn update(&mut self, layer: usize, start: usize, k: &Tensor, v: &Tensor) -> Result<(Tensor, Tensor)> {
+    /// The window of a layer's tokens, where the cache holds no more than that. (What a prefix has put there, it holds in full.)
+    fn ring(&self, window: Option<usize>) -> Option<usize> {
+        window.filter(|&w| w > 0 && self.prefix == 0)
+    }
+
+    /// Writes the keys and values of the tokens from `start` on into a buffer of so many places, and gives all of them.
+    fn update(&mut self, layer: usize, start: usize, capacity: usize, k: &Tensor, v: &Tensor) -> Result<(Tensor, Tensor)> {
         if self.layers.len() <= layer {
             self.layers.resize(layer + 1, None);
         }
-        let capacity = self.capacity;
         let held = self.layers[layer].clone();
         let write = |old: Option<Tensor>, new: &Tensor| -> Result<Tensor> {
             let mut shape = new.shape().clone();
@@ -142,6 +147,37 @@ impl KvCache {
         let now = (write(old_k, k)?, write(old_v, v)?);
         self.layers[layer] = Some(now.clone());
         Ok(now)
+    }
+
+    /// Adds several tokens from `start` on to a ring of `w` places, of which the last does not fit any more. Gives the keys and values that they look at: what
+    /// the first of them sees of the ring, in order, and their own.
+    fn turn(&mut self, layer: usize, start: usize, w: usize, k: &Tensor, v: &Tensor) -> Result<(Tensor, Tensor)> {
+        if self.layers.len() <= layer {
+            self.layers.resize(layer + 1, None);
+        }
+        let held = start.min(w - 1);
+        let first = (start - held) % w;
+        let turn = |old: Option<&Tensor>, new: &Tensor| -> Result<(Tensor, Tensor)> {
+            let mut parts = Vec::new();
+            if let Some(t) = old.filter(|_| held > 0) {
+                let ahead = held.min(w - first);
+                parts.push(t.try_narrow(2, first, ahead)?);
+                if held > ahead {
+                    parts.push(t.try_narrow(2, 0, held - ahead)?);
+                }
+            }
+            parts.push(new.clone());
+            let all = Tensor::try_cat(&parts.iter().collect::<Vec<_>>(), 2)?;
+            let n = all.dims()[2];
+            // Place p of the text lies at p mod w.
+            let split = w - (start + new.dims()[2]) % w;
+            let (older, newer) = (all.try_narrow(2, n - w, split)?, all.try_narrow(2, n - w + split, w - split)?);
+            Ok((Tensor::try_cat(&[&newer, &older], 2)?, all))
+        };
+        let (old_k, old_v) = self.layers[layer].as_ref().map(|(k, v)| (k, v)).unzip();
+        let ((ring_k, k), (ring_v, v)) = (turn(old_k, k)?, turn(old_v, v)?);
+        self.layers[layer] = Some((ring_k, ring_v));
+        Ok((k, v))
     }
 
     /// The keys and values of what a decoder looks at besides its own text: computed once.
@@ -274,21 +310,49 @@ impl<'a> Step<'a> {
     }
 
     /// What a token may look at, besides what the causal rule hides: the same for all layers of one window.
-    fn mask(&mut self, window: Option<usize>) -> Result<Option<Tensor>> {
-        let Some(w) = window.filter(|&w| w < self.start + self.len) else { return Ok(self.valid.clone()) };
+    fn mask(&mut self, window: Option<usize>, ring: Option<usize>) -> Result<Option<Tensor>> {
+        let Some(w) = window.filter(|&w| w < self.start + self.len || ring.is_some()) else { return Ok(self.valid.clone()) };
         if let Some((known, mask)) = &self.windowed
             && *known == w
         {
             return Ok(mask.clone());
         }
-        let oldest = self.queries()?.try_sub(w)?.try_unsqueeze(1)?;
-        let near = self.places()?.try_unsqueeze(0)?.try_gt(&oldest)?.try_reshape([1, 1, self.len, self.keys])?;
-        let mask = match &self.valid {
-            Some(valid) => near.try_logical_and(valid)?,
-            None => near,
+        let mask = match ring {
+            Some(w) => self.ring_mask(w)?,
+            None => {
+                let near = self.near(w, &self.places()?)?;
+                Some(self.valid.as_ref().map_or(Ok(near.clone()), |valid| near.try_logical_and(valid))?)
+            }
         };
-        self.windowed = Some((w, Some(mask.clone())));
-        Ok(Some(mask))
+        self.windowed = Some((w, mask.clone()));
+        Ok(mask)
+    }
+
+    /// Whether a key at one of these places lies in a token's window, `[1, 1, T, keys]`.
+    fn near(&self, w: usize, places: &Tensor) -> Result<Tensor> {
+        let oldest = self.queries()?.try_sub(w)?.try_unsqueeze(1)?;
+        places.try_unsqueeze(0)?.try_gt(&oldest)?.try_reshape([1, 1, self.len, places.numel()])
+    }
+
+    fn ring_mask(&self, w: usize) -> Result<Option<Tensor>> {
+        let pads = self.cache.as_ref().and_then(|c| c.pads.as_ref());
+        let valid = |places: &Tensor| -> Result<Option<Tensor>> {
+            pads.map(|p| places.try_ge(p)?.try_reshape([p.dims()[0], 1, 1, places.numel()])).transpose()
+        };
+        let end = self.start + self.len;
+        if end <= w {
+            return self.valid.as_ref().map(|v| v.try_narrow(3, 0, w.min(self.keys))).transpose();
+        }
+        if self.len == 1 {
+            // Place s of the ring holds the latest place of the text that is s more than a multiple of w.
+            let back =
+                Tensor::try_arange(0, w as i64, 1, (DType::I32, self.device))?.try_neg()?.try_add(self.start as i64)?.try_rem(w as i64)?;
+            return valid(&back.try_neg()?.try_add(self.start as i64)?);
+        }
+        let first = self.start - self.start.min(w - 1);
+        let places = Tensor::try_arange(first as i64, end as i64, 1, (DType::I32, self.device))?;
+        let near = self.near(w, &places)?;
+        Ok(Some(valid(&places)?.map_or(Ok(near.clone()), |v| near.try_logical_and(v))?))
     }
 
     /// Causal attention of a layer: q `[B, H, T, D]`, k and v `[B, G, T, D]`; the result is `[B, T, H·D]`.
@@ -296,9 +360,21 @@ impl<'a> Step<'a> {
     /// # Errors
     /// Shapes that do not belong together.
     pub fn attend(&mut self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor, how: &Attend) -> Result<Tensor> {
-        let (k, v) = match &mut self.cache {
-            Some(c) => c.update(layer, self.start, k, v)?,
-            None => match self.prefix.get(layer) {
+        let ring = self.cache.as_ref().and_then(|c| c.ring(how.window)).filter(|_| how.bias.is_none());
+        let (start, end) = (self.start, self.start + self.len);
+        let mut position = start;
+        let (k, v) = match (&mut self.cache, ring) {
+            (Some(c), None) => c.update(layer, start, c.capacity, k, v)?,
+            (Some(c), Some(w)) if end <= w => c.update(layer, start, w.min(c.capacity), k, v)?,
+            (Some(c), Some(w)) if self.len == 1 => {
+                position = w - 1;
+                c.update(layer, start % w, w, k, v)?
+            }
+            (Some(c), Some(w)) => {
+                position = start.min(w - 1);
+                c.turn(layer, start, w, k, v)?
+            }
+            (None, _) => match self.prefix.get(layer) {
                 Some((pk, pv)) => {
                     let rows = k.dims()[0];
                     (Tensor::try_cat(&[&for_rows(pk, rows)?, k], 2)?, Tensor::try_cat(&[&for_rows(pv, rows)?, v], 2)?)
@@ -307,8 +383,8 @@ impl<'a> Step<'a> {
             },
         };
         let dropout = how.dropout.map_or(0.0, Dropout::rate);
-        let mask = self.mask(how.window)?;
-        let options = Attention { mask, bias: how.bias.cloned(), causal: true, position: self.start, scale: how.scale, dropout };
+        let mask = self.mask(how.window, ring)?;
+        let options = Attention { mask, bias: how.bias.cloned(), causal: true, position, scale: how.scale, dropout };
         merged(&q.try_scaled_dot_product_attention(&k, &v, &options)?)
     }
 

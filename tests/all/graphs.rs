@@ -2,8 +2,10 @@
 
 use crate::harness::gpu;
 use fornax::nn::Param;
-use fornax::{DType, Device, Error, Result, Tensor, checkpoint, grad, stats};
-use std::time::Instant;
+use fornax::{CustomInputs, CustomOp, CustomOutputs, DType, Device, Error, Result, Shape, Tensor, checkpoint, custom, grad, stats};
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
 
 const CPU: Device = Device::cpu();
 
@@ -261,4 +263,41 @@ fn checkpointed_gradients_are_the_same() {
         }
         assert!(plain[2].iter().any(|g| g.abs() > 0.1));
     }
+}
+
+/// Waits for a word from elsewhere and passes its input on.
+#[derive(Debug)]
+struct Waits(Mutex<Receiver<()>>);
+
+impl CustomOp for Waits {
+    fn name(&self) -> &'static str {
+        "waits"
+    }
+    fn infer(&self, inputs: &[(Shape, DType)]) -> Result<Vec<(Shape, DType)>> {
+        Ok(vec![inputs[0].clone()])
+    }
+    fn cpu(&self, inputs: &CustomInputs, outputs: &mut CustomOutputs) -> Result<()> {
+        let word = self.0.lock().unwrap().recv_timeout(Duration::from_secs(120));
+        word.map_err(|e| Error::Kernel { op: "waits".into(), message: e.to_string() })?;
+        outputs.get::<f32>(0)?.copy_from_slice(inputs.get::<f32>(0)?);
+        Ok(())
+    }
+    fn vjp(&self, _: &[Tensor], _: &[Tensor], cotangents: &[Tensor]) -> Result<Vec<Option<Tensor>>> {
+        Ok(vec![Some(cotangents[0].clone())])
+    }
+}
+
+/// A flush on one device does not wait for a flush on another: here the CPU's cannot end before the GPU's has.
+#[test]
+fn devices_do_not_wait_for_each_other() -> Result<()> {
+    let Some(gpu) = gpu() else { return Ok(()) };
+    let (done, word) = channel();
+    let y = custom(Waits(Mutex::new(word)), &[&Tensor::ones(3, Device::cpu())])?.remove(0) * 2.0;
+    let other = std::thread::spawn(move || {
+        let sum = (Tensor::ones([7, 5], gpu) * 3.0).sum(()).item::<f32>();
+        done.send(()).map(|()| sum)
+    });
+    assert_eq!(y.to_vec::<f32>()?, [2.0; 3]);
+    assert_eq!(other.join().unwrap().unwrap()?, 105.0);
+    Ok(())
 }

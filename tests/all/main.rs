@@ -6,6 +6,7 @@ mod data;
 mod edges;
 mod faults;
 mod folders;
+mod generation;
 mod golden;
 mod golden_cases;
 mod golden_conv;

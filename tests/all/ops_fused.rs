@@ -1,7 +1,7 @@
 //! The options of the fused ops (masks, weights, ignored positions, groups) and linear algebra, in the op harness.
 
 use crate::harness::*;
-use fornax::{Attention, CrossEntropy, Device, Reduction, Result, Tensor};
+use fornax::{Attention, CrossEntropy, Device, Reduction, Result, Tensor, nn};
 
 fn ids(like: &Tensor, v: &[i32], shape: &[usize]) -> Result<Tensor> {
     Tensor::from_vec(v.to_vec(), shape, like.device())
@@ -9,6 +9,20 @@ fn ids(like: &Tensor, v: &[i32], shape: &[usize]) -> Result<Tensor> {
 
 fn attend(t: &[Tensor], options: Attention) -> Result<Tensor> {
     t[0].try_scaled_dot_product_attention(&t[1], &t[2], &options)
+}
+
+/// Rows of `n`, about their mean or about 0, over the root of their mean square + 1e-5; then times and plus.
+fn normalized(x: &[f64], n: usize, affine: Option<(&[f64], &[f64])>, centred: bool) -> Vec<f64> {
+    let row = |x: &[f64]| -> Vec<f64> {
+        let mean = if centred { x.iter().sum::<f64>() / n as f64 } else { 0.0 };
+        let square = x.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n as f64;
+        let y = x.iter().map(|v| (v - mean) / (square + 1e-5).sqrt());
+        match affine {
+            Some((w, b)) => y.zip(w.iter().zip(b)).map(|(y, (w, b))| y * w + b).collect(),
+            None => y.collect(),
+        }
+    };
+    x.chunks(n).flat_map(row).collect()
 }
 
 pub fn cases() -> Vec<Case> {
@@ -23,6 +37,22 @@ pub fn cases() -> Vec<Case> {
         case("softmax of nothing", &[real(&[0, 3])], |t| t[0].try_softmax(1)).flat(),
         case("instance_norm", &[real(&[2, 3, 35]), real(&[3]), real(&[3])], |t| t[0].try_instance_norm(Some(&t[1]), Some(&t[2]), 1e-5))
             .tol(1e-4),
+        case("layer_norm of two axes", &[real(&[3, 5, 7]), real(&[5, 7]), real(&[5, 7])], |t| {
+            t[0].try_layer_norm([5, 7], Some(&t[1]), Some(&t[2]), 1e-5)
+        })
+        .tol(1e-4)
+        .oracle(|a| normalized(&a[0].v, 35, Some((&a[1].v, &a[2].v)), true)),
+        case("layer_norm of long rows", &[real(&[2, 1030])], |t| t[0].try_layer_norm(1030, None, None, 1e-5))
+            .tol(1e-4)
+            .once()
+            .oracle(|a| normalized(&a[0].v, 1030, None, true)),
+        case("rms_norm", &[real(&[3, 2, 35]), real(&[35])], |t| t[0].try_rms_norm(35, Some(&t[1]), 1e-5))
+            .tol(1e-4)
+            .oracle(|a| normalized(&a[0].v, 35, Some((&a[1].v, &[0.0; 35])), false)),
+        case("rms_norm of long rows", &[real(&[2, 1030])], |t| t[0].try_rms_norm(1030, None, 1e-5))
+            .tol(1e-4)
+            .once()
+            .oracle(|a| normalized(&a[0].v, 1030, None, false)),
         case("group_norm with a bias only", &[real(&[2, 4, 2, 3]), real(&[4])], |t| t[0].try_group_norm(2, None, Some(&t[1]), 1e-5))
             .tol(1e-4),
         case("batch_norm_training of images", &[real(&[3, 2, 5, 5]), real(&[2])], |t| {
@@ -40,6 +70,18 @@ pub fn cases() -> Vec<Case> {
             t[0].try_cross_entropy(&t[1], &CrossEntropy { label_smoothing: 0.1, ..Default::default() })
         }),
         case("nll_loss", &[real(&[3, 5])], |t| t[0].try_nll_loss(&ids(&t[0], &[4, 0, 2], &[3])?, &Default::default())).once(),
+        case("BCE", &[within(0.05, 0.95, &[3, 5]), within(0.0, 1.0, &[3, 5])], |t| {
+            nn::BCELoss::new().reduction(Reduction::None).forward(&t[0], &t[1])
+        })
+        .oracle(|a| a[0].v.iter().zip(&a[1].v).map(|(x, t)| -(t * x.ln() + (1.0 - t) * (1.0 - x).ln())).collect()),
+        case("BCE with logits", &[real(&[3, 5]), within(0.0, 1.0, &[3, 5])], |t| {
+            let positive = Tensor::try_arange(0.5, 3.0, 0.5, (t[0].dtype(), t[0].device()))?;
+            nn::BCEWithLogitsLoss::new().pos_weight(positive).reduction(Reduction::None).forward(&t[0], &t[1])
+        })
+        .oracle(|a| {
+            let loss = |i: usize, x: f64, t: f64| 0.5 * (i % 5 + 1) as f64 * t * (-x).exp().ln_1p() + (1.0 - t) * x.exp().ln_1p();
+            a[0].v.iter().zip(&a[1].v).enumerate().map(|(i, (x, t))| loss(i, *x, *t)).collect()
+        }),
         // The gradient is the one behind a log-softmax.
         case("ctc_loss", &[real(&[4, 2, 3])], |t| {
             let (targets, lengths) = (ids(&t[0], &[1, 1, 2, 1], &[2, 2])?, ids(&t[0], &[4, 3], &[2])?);

@@ -122,6 +122,7 @@ const BINARY: &[Binary] = &[
     ("maximum", |a, b| a.try_maximum(b), f64::max, (-2.0, -0.1), (0.1, 2.0), true),
     ("minimum", |a, b| a.try_minimum(b), f64::min, (-2.0, -0.1), (0.1, 2.0), true),
     ("atan2", |a, b| a.try_atan2(b), f64::atan2, (0.2, 2.0), (0.2, 2.0), true),
+    ("xlogy", |a, b| a.try_xlogy(b), |a, b| a * b.ln(), (-2.0, 2.0), (0.2, 4.0), true),
     ("rem", |a, b| a.try_rem(b), |a, b| a - (a / b).floor() * b, (-4.0, 4.0), (0.5, 2.0), false),
     ("fmod", |a, b| a.try_fmod(b), |a, b| a % b, (-4.0, 4.0), (0.5, 2.0), false),
     ("floor_div", |a, b| a.try_floor_div(b), |a, b| (a / b).floor(), (-4.0, 4.0), (0.5, 2.0), false),
