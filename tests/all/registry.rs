@@ -91,7 +91,6 @@ fn names_in(dir: &Path, found: &mut BTreeSet<String>) {
 /// Ops that have no case in the harness, and why.
 const ELSEWHERE: &[(&str, &str)] = &[
     ("wrong_square", "planted"),
-    ("alias", "views of the graph's own: requires_grad, detach"),
     ("to", "copies between devices: graphs.rs"),
     ("scatter_sorted", "the GPU's route to index_add: ops_movement.rs runs it there"),
     ("max_pool2d_take", "the second derivative of max_pool2d, which only the full check of its cases takes"),
