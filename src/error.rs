@@ -12,7 +12,7 @@ use std::sync::Arc;
 /// let e = a.try_matmul(&b).unwrap_err();
 /// assert!(e.to_string().contains("[2, 3]"));
 /// ```
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// Shapes that an op cannot take.
@@ -160,6 +160,13 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 fn list<T: std::fmt::Display>(items: &[T]) -> String {
     items.iter().map(|s| s.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// What `main` prints of an error that it returns, and `unwrap` of one that it meets: the message.
+impl std::fmt::Debug for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
 }
 
 impl Error {

@@ -63,9 +63,28 @@ fn faults_name_their_op() -> Result<()> {
         let (op, message) = told(x.try_gather(0, &table)?);
         assert!(op == "gather" && message.contains("0..5"), "{op}: {message}");
         let (op, message) = told(x.try_scatter_add(0, &table, &x.try_narrow(0, 0, 2)?)?);
-        assert!(op == "scatter" && message.contains("0..5"), "{op}: {message}");
+        assert!(op == "scatter_add" && message.contains("0..5"), "{op}: {message}");
         let (op, message) = told(x.try_narrow(0, 0, 2)?.try_cross_entropy(&i, &Default::default())?);
         assert!(op == "cross_entropy" && message.contains("0..3"), "{op}: {message}");
+        // Ops that are made of these go by their own names.
+        let rows = x.try_narrow(0, 0, 2)?;
+        for (name, t) in [
+            ("embedding", x.try_embedding(&i)?),
+            ("take_along", x.try_take_along(0, &table)?),
+            ("one_hot", i.try_one_hot(5)?),
+            ("index", x.try_index(fornax::s![&i])?),
+            ("index_set", x.try_index_set(fornax::s![&i], 1.0)?),
+            ("index_add", x.try_index_add(0, &i, &rows)?),
+            ("scatter", x.try_scatter(0, &table, &rows)?),
+            ("nll_loss", rows.try_nll_loss(&i, &Default::default())?),
+        ] {
+            let (op, message) = told(t);
+            assert!(op == name && message.contains("an index is out of range 0.."), "{name}: {op}: {message}");
+        }
+        for weights in [[-1.0f32, 2.0], [0.0, 0.0], [f32::NAN, 1.0]] {
+            let (op, message) = told(Tensor::from_slice(&weights, 2, device)?.try_multinomial(1, true)?.try_cast(fornax::DType::F32)?);
+            assert!(op == "multinomial" && message.contains("no distribution"), "{op}: {message}");
+        }
         // Two in one flush.
         let first = x.try_gather(0, &table)?;
         let (op, _) = told(first.try_add(x.try_index_select(0, &i)?)?);

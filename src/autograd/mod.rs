@@ -577,8 +577,18 @@ impl Tensor {
     /// ```
     #[track_caller]
     pub fn requires_grad(&self) -> Tensor {
-        assert!(self.dtype().is_float(), "requires_grad: a {} tensor has no gradient: cast it to a float dtype first", self.dtype());
-        leaf(self, LeafId::new())
+        self.try_requires_grad().unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// As [`requires_grad`](Tensor::requires_grad).
+    ///
+    /// # Errors
+    /// `Error::DType` where the dtype is not a floating-point one.
+    pub fn try_requires_grad(&self) -> Result<Tensor> {
+        if !self.dtype().is_float() {
+            return Err(Error::dtype("requires_grad", &[self.dtype()], "a float dtype, which others are cast to first"));
+        }
+        Ok(leaf(self, LeafId::new()))
     }
 
     /// Whether gradients flow through this tensor. (Not through positions and other integers, whatever they were computed from.)

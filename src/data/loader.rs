@@ -91,7 +91,7 @@ impl<D: Dataset> DataLoader<D, <D::Item as Collate>::Batch>
 where
     D::Item: Collate,
 {
-    /// Batches of `batch_size` rows (at least one), in the order of the data set, put together as [`Collate`] says.
+    /// Batches of `batch_size` rows (0 is an error of the first batch), in the order of the data set, put together as [`Collate`] says.
     ///
     /// ```
     /// use fornax::data::{DataLoader, TensorDataset};
@@ -111,7 +111,7 @@ impl<D: Dataset, B> DataLoader<D, B> {
         DataLoader {
             dataset: Arc::new(dataset),
             make,
-            batch_size: batch_size.max(1),
+            batch_size,
             order: Order::Sequential,
             seed: 0,
             drop_last: false,
@@ -278,7 +278,8 @@ impl<D: Dataset, B> DataLoader<D, B> {
     /// # Ok::<(), fornax::Error>(())
     /// ```
     pub fn len(&self) -> usize {
-        if self.drop_last { self.rows() / self.batch_size } else { self.rows().div_ceil(self.batch_size) }
+        let size = self.batch_size.max(1);
+        if self.drop_last { self.rows() / size } else { self.rows().div_ceil(size) }
     }
 
     /// Whether there is no batch.
@@ -363,6 +364,7 @@ impl<D: Dataset, B> DataLoader<D, B> {
         let request = Request { seed: self.seed, epoch: state.epoch, first: 0, device: self.device, evaluate: workers.is_some() };
         let plan = Plan { rows, next: state.batch, end: self.len(), batch_size: self.batch_size, request };
         let source = match workers {
+            _ if self.batch_size == 0 => Source::Wrong(Some(no_batch())),
             Some(launch) => Source::Workers(launch(self, plan)),
             None => Source::Caller(plan),
         };
@@ -392,6 +394,11 @@ impl<'a, D: Dataset, B> IntoIterator for &'a DataLoader<D, B> {
     }
 }
 
+/// What a loader of batches of no rows says.
+pub(super) fn no_batch() -> Error {
+    Error::argument("DataLoader", "batch_size = 0: at least 1 is wanted")
+}
+
 /// The batches of an epoch.
 ///
 /// ```
@@ -413,6 +420,8 @@ pub struct Batches<'a, D: Dataset, B> {
 enum Source<B> {
     Caller(Plan),
     Workers(Prefetch<B>),
+    /// Nothing but an error.
+    Wrong(Option<Error>),
 }
 
 impl<D: Dataset, B> Batches<'_, D, B> {
@@ -429,6 +438,7 @@ impl<D: Dataset, B> Iterator for Batches<'_, D, B> {
         let batch = match &mut self.source {
             Source::Caller(plan) => plan.next().map(|(rows, request)| self.loader.make.batch(&self.loader.dataset, &rows, &request)),
             Source::Workers(prefetch) => prefetch.next(),
+            Source::Wrong(e) => e.take().map(Err),
         };
         self.state.batch += usize::from(batch.is_some());
         batch

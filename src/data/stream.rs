@@ -162,7 +162,7 @@ impl<T: Collate + Send + 'static> StreamLoader<T, T::Batch>
 where
     T::Batch: Send + 'static,
 {
-    /// Batches of `batch_size` items (at least one), put together as [`Collate`] says.
+    /// Batches of `batch_size` items (0 is an error of an epoch), put together as [`Collate`] says.
     pub fn new(stream: Stream<T>, batch_size: usize) -> Self {
         StreamLoader::with_collate(stream, batch_size, T::collate)
     }
@@ -184,7 +184,6 @@ impl<T: Send + 'static, B: Send + 'static> StreamLoader<T, B> {
         batch_size: usize,
         collate: impl Fn(Vec<T>, &Request) -> Result<B> + Send + Sync + 'static,
     ) -> Self {
-        let batch_size = batch_size.max(1);
         StreamLoader { stream, collate: Arc::new(collate), batch_size, drop_last: false, device: None, workers: 0, ahead: 0 }
     }
 
@@ -235,6 +234,9 @@ impl<T: Send + 'static, B: Send + 'static> StreamLoader<T, B> {
     }
 
     fn from(&self, state: LoaderState) -> Result<StreamBatches<B>> {
+        if self.batch_size == 0 {
+            return Err(super::loader::no_batch());
+        }
         let evaluate = self.workers > 0;
         let request = Request { seed: self.stream.seed, epoch: state.epoch, first: 0, device: self.device, evaluate };
         let (batch_size, drop_last) = (self.batch_size, self.drop_last);

@@ -7,7 +7,7 @@ use crate::backend::Storage;
 use crate::layout::Layout;
 use crate::{Device, Result};
 use smallvec::SmallVec;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -64,10 +64,51 @@ pub(super) struct Claim {
     pub device: Option<Device>,
     pub entries: Vec<Entry>,
     pub leaves: Vec<Leaf>,
+    /// The leaves' outputs whose memory has other names, too.
+    shared: Places,
     /// Dropped after the executor's lock is gone.
     pub garbage: Vec<Tensor>,
 }
 
+/// Where memory is seen from: few places in a list, more of them by hash.
+#[derive(Default)]
+struct Places {
+    list: SmallVec<[(usize, (u32, u32)); 16]>,
+    by_memory: HashMap<usize, SmallVec<[u32; 2]>>,
+}
+
+impl Places {
+    const FEW: usize = 16;
+
+    fn add(&mut self, p: usize, place: (u32, u32)) {
+        if self.list.len() == Places::FEW {
+            for (i, (p, _)) in self.list.iter().enumerate() {
+                self.by_memory.entry(*p).or_default().push(i as u32);
+            }
+        }
+        if self.list.len() >= Places::FEW {
+            self.by_memory.entry(p).or_default().push(self.list.len() as u32);
+        }
+        self.list.push((p, place));
+    }
+
+    /// The places of this memory, in the order in which they came.
+    fn of(&self, p: usize) -> impl Iterator<Item = (u32, u32)> {
+        let few = if self.list.len() <= Places::FEW { &self.list[..] } else { &[] };
+        let many = self.by_memory.get(&p).map_or(&[][..], |l| &l[..]);
+        few.iter().filter(move |m| m.0 == p).map(|m| m.1).chain(many.iter().map(|&i| self.list[i as usize].1))
+    }
+
+    /// Adds a place, and gives the number from 1 on of the first one of this memory before it, or 0.
+    fn number(&mut self, p: usize) -> usize {
+        let first = self.of(p).next().map_or(0, |place| place.0 as usize);
+        self.add(p, (self.list.len() as u32 + 1, 0));
+        first
+    }
+}
+
+/// The longest chain of pointwise ops that a cut leaves as a recipe.
+const RECIPE: u32 = 16;
 const VISITED: u64 = u32::MAX as u64;
 const LEAF: u64 = 1 << 31;
 static EPOCH: AtomicU32 = AtomicU32::new(0);
@@ -207,21 +248,22 @@ impl Claim {
 
     /// One value under two names (a parameter and the alias that a gradient was recorded on) is one operand of the kernels that read both,
     /// and no obstacle to overwriting it there.
-    fn first_like(&self, leaf: &Leaf, out: usize) -> (u32, u32) {
+    fn first_like(&mut self, leaf: &Leaf, out: usize) -> (u32, u32) {
         let own = (self.leaves.len() as u32, out as u32);
         // Two references: its node's and ours.
         let Some(value) = leaf.values[out].as_ref().filter(|v| Arc::strong_count(v) > 2) else { return own };
-        for l in &self.leaves {
-            for (k, v) in l.values.iter().enumerate() {
-                let same = v.as_ref().is_some_and(|v| Arc::ptr_eq(v, value))
-                    && l.node.outs[k].dtype == leaf.node.outs[out].dtype
-                    && l.offsets[k] == leaf.offsets[out]
-                    && l.layouts[k] == leaf.layouts[out];
-                if same {
-                    return l.same[k];
-                }
+        let p = Arc::as_ptr(value) as usize;
+        for (i, k) in self.shared.of(p) {
+            // (An output of this very leaf is not among the leaves yet, and has a layout of its own.)
+            let Some(l) = self.leaves.get(i as usize) else { continue };
+            let k = k as usize;
+            let same =
+                l.node.outs[k].dtype == leaf.node.outs[out].dtype && l.offsets[k] == leaf.offsets[out] && l.layouts[k] == leaf.layouts[out];
+            if same {
+                return l.same[k];
             }
         }
+        self.shared.add(p, own);
         own
     }
 
@@ -264,7 +306,8 @@ impl Claim {
     }
 
     /// Decides which nodes get memory of their own beyond the flush, and which leaves may be overwritten.
-    pub fn liveness(&mut self, roots: &[Tensor]) {
+    /// `cut` keeps of long pointwise chains each sixteenth value, too.
+    pub fn liveness(&mut self, roots: &[Tensor], cut: bool) {
         for t in roots {
             let mark = t.node.mark.load(Ordering::Relaxed);
             if !t.node.is_ready() && mark & LEAF == 0 {
@@ -275,6 +318,8 @@ impl Claim {
         // A live handle stays a recipe where that is cheap (pointwise) and its inputs survive; otherwise it is kept. What an unspent
         // gradient graph would have to compute again at a cost is kept too.
         let external: SmallVec<[bool; 32]> = self.entries.iter().map(|e| Arc::strong_count(&e.node) > 1 + e.edges).collect();
+        // How many pointwise ops lie between a value and what is kept.
+        let mut depths: Vec<u32> = vec![0; if cut { self.entries.len() } else { 0 }];
         for i in 0..self.entries.len() {
             let e = &self.entries[i];
             let mut keep = e.keep;
@@ -298,6 +343,16 @@ impl Claim {
                     }
                 };
                 keep = e.kind != Kind::Pointwise || e.inputs.is_empty() || !e.inputs.iter().all(survives);
+            }
+            if cut && !keep && matches!(self.entries[i].kind, Kind::Pointwise | Kind::View) {
+                let e = &self.entries[i];
+                let depth = |r: &Ref| match *r {
+                    Ref::Entry(j, _) if !self.entries[j as usize].keep => depths[j as usize],
+                    _ => 0,
+                };
+                let deepest = e.inputs.iter().map(depth).max().unwrap_or(0);
+                depths[i] = deepest + u32::from(e.kind == Kind::Pointwise);
+                keep = depths[i] >= RECIPE && e.kind == Kind::Pointwise && (e.taped || external[i]);
             }
             self.entries[i].keep = keep;
         }
@@ -329,12 +384,19 @@ impl Claim {
             memory.extend(l.values.iter().flatten().map(|v| (Arc::as_ptr(v), free)));
         }
         memory.sort_unstable();
+        // Once for each memory: the number of leaves, and whether all of them let go.
+        let mut found: SmallVec<[(*const Storage, usize, bool); 16]> = SmallVec::new();
+        for (p, free) in memory {
+            match found.last_mut() {
+                Some((q, n, all)) if *q == p => (*n, *all) = (*n + 1, *all && free),
+                _ => found.push((p, 1, free)),
+            }
+        }
         let all_let_go = |v: &Arc<Storage>| {
             let p = Arc::as_ptr(v);
-            let first = memory.partition_point(|m| m.0 < p);
-            let here = memory[first..].iter().take_while(|m| m.0 == p);
+            let at = found.partition_point(|m| m.0 < p);
             // Two references a leaf: the node's and ours.
-            here.clone().all(|m| m.1) && Arc::strong_count(v) <= 2 * here.count()
+            found.get(at).is_some_and(|&(q, n, all)| q == p && all && Arc::strong_count(v) <= 2 * n)
         };
         for l in &mut self.leaves {
             // Not a part of larger memory: what takes the buffer over lies at its start.
@@ -348,15 +410,13 @@ impl Claim {
         key.0.clear();
         key.add(self.device.map_or(0, |d| d.word()) << 2 | (fuse as u64) << 1 | owned as u64);
         key.add((self.entries.len() as u64) << 32 | self.leaves.len() as u64);
-        let mut memory: SmallVec<[*const Storage; 16]> = SmallVec::new();
+        let mut memory = Places::default();
         for l in &self.leaves {
             key.add((l.donated as u64) << 32 | l.layouts.len() as u64);
             for (k, layout) in l.layouts.iter().enumerate() {
-                let at = l.values[k].as_ref().map(Arc::as_ptr);
-                let alias = at.map_or(0, |p| memory.iter().position(|&m| m == p).map_or(0, |i| i + 1));
-                if let Some(p) = at {
-                    memory.push(p);
-                }
+                let at = l.values[k].as_ref().map(|v| Arc::as_ptr(v) as usize);
+                // The number of the first leaf's output that lies there, if it is not this one.
+                let alias = at.map_or(0, |p| memory.number(p));
                 key.add(l.node.outs[k].dtype as u64 | (alias as u64) << 8 | (at.is_some() as u64) << 48);
                 add_layout(key, layout);
             }

@@ -115,18 +115,35 @@ pub(super) fn alone(lane: usize) -> impl Sized {
     executor(lane)
 }
 
+/// Why a flush runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// Somebody wants the roots.
+    Wanted,
+    /// The roots take the place of older values.
+    Owned,
+    /// Too much is pending.
+    Cut,
+}
+
 /// Computes the roots, on whatever devices they are.
 pub(crate) fn flush(roots: &[Tensor]) -> Result<()> {
-    flush_with(roots, false)
+    flush_with(roots, Why::Wanted)
+}
+
+/// Computes the roots, and parts of what would stay recipes behind them: of a chain that goes on without end each cut would else compute all that lies before
+/// it again.
+pub(super) fn flush_cut(roots: &[Tensor]) -> Result<()> {
+    flush_with(roots, Why::Cut)
 }
 
 /// Computes the roots, each of which takes the place of an older value that its owner has let go of: what else would read that older value is
 /// computed first, so that its buffer can be overwritten.
 pub(crate) fn flush_owned(roots: &[Tensor]) -> Result<()> {
-    flush_with(roots, true)
+    flush_with(roots, Why::Owned)
 }
 
-fn flush_with(roots: &[Tensor], owned: bool) -> Result<()> {
+fn flush_with(roots: &[Tensor], why: Why) -> Result<()> {
     let mut devices: SmallVec<[Device; 2]> = SmallVec::new();
     for t in roots.iter().filter(|t| !t.node.is_ready()) {
         if !devices.contains(&t.node.device) {
@@ -135,15 +152,15 @@ fn flush_with(roots: &[Tensor], owned: bool) -> Result<()> {
     }
     match devices.len() {
         0 => Ok(()),
-        1 => flush_on(devices[0], roots, owned),
+        1 => flush_on(devices[0], roots, why),
         _ => devices.into_iter().try_for_each(|d| {
             let here: Vec<Tensor> = roots.iter().filter(|t| t.node.device == d).cloned().collect();
-            flush_on(d, &here, owned)
+            flush_on(d, &here, why)
         }),
     }
 }
 
-fn flush_on(device: Device, roots: &[Tensor], owned: bool) -> Result<()> {
+fn flush_on(device: Device, roots: &[Tensor], why: Why) -> Result<()> {
     if threads::inside() {
         let message = "a kernel may not evaluate tensors: compute them before, and give them to the op as inputs".into();
         return Err(Error::Kernel { op: "flush".into(), message });
@@ -151,10 +168,10 @@ fn flush_on(device: Device, roots: &[Tensor], owned: bool) -> Result<()> {
     let lane = lane(device);
     loop {
         let mut guard = executor(lane);
-        let mut claim = Claim::collect(roots, owned)?;
+        let mut claim = Claim::collect(roots, why == Why::Owned)?;
         let hosts = claim.hosts();
         if hosts.is_empty() {
-            let result = if claim.entries.is_empty() { Ok(()) } else { guard.get_or_insert_default().run(&mut claim, roots, owned) };
+            let result = if claim.entries.is_empty() { Ok(()) } else { guard.get_or_insert_default().run(&mut claim, roots, why) };
             drop(guard);
             pending::flushed(lane);
             return result;
@@ -174,7 +191,7 @@ pub(crate) fn gpu_steps(roots: &[Tensor], caps: &Caps) -> Result<Vec<crate::code
         let mut claim = Claim::collect(roots, false)?;
         let hosts = claim.hosts();
         if hosts.is_empty() {
-            claim.liveness(roots);
+            claim.liveness(roots, false);
             let plan = Planner::build(&claim, Device(DeviceKind::Gpu(0)), caps, fuse(), false)?;
             return Ok(super::plan::place::place(&plan, caps, &|_| 1)?.into_iter().map(|p| p.step).collect());
         }
@@ -247,8 +264,9 @@ fn caps(device: Device) -> Result<Caps> {
 }
 
 impl Executor {
-    fn run(&mut self, claim: &mut Claim, roots: &[Tensor], owned: bool) -> Result<()> {
-        claim.liveness(roots);
+    fn run(&mut self, claim: &mut Claim, roots: &[Tensor], why: Why) -> Result<()> {
+        let owned = why == Why::Owned;
+        claim.liveness(roots, why == Why::Cut);
         let device = claim.device.unwrap_or(Device::cpu());
         let fuse = fuse();
         claim.key(&mut self.key, fuse, owned);

@@ -1,5 +1,6 @@
 //! The lazily evaluated graph: nodes, the handle on them, what an op must provide, and how pending nodes are run.
 
+pub(crate) mod asked;
 mod claim;
 pub(crate) mod flush;
 mod fuse;

@@ -1,6 +1,7 @@
 //! What an op provides: shape rule, key, derivative, decomposition, CPU kernel, GPU steps.
 
 use super::Tensor;
+use super::asked::Asked;
 use crate::backend::Fault;
 use crate::backend::cpu::CpuCtx;
 use crate::codegen::dispatch::{Caps, GpuKernel};
@@ -184,14 +185,19 @@ impl Cut {
 
 /// What to say of an index that an op found out of range.
 pub(crate) fn fault(op: &dyn Op, inputs: &[&Layout]) -> Fault {
-    let range = op.index_range(inputs).map_or(String::new(), |n| format!(" 0..{n}"));
+    let Asked { name, means } = op.asked().unwrap_or(Asked { name: op.name(), means: "" });
+    let what = match (means, op.index_range(inputs)) {
+        ("", Some(n)) => format!("an index is out of range 0..{n}"),
+        ("", None) => "an index is out of range".into(),
+        _ => means.into(),
+    };
     let shapes: Vec<String> = inputs.iter().map(|l| l.shape.to_string()).collect();
     let message = format!(
-        "an index is out of range{range} (inputs {}): it read 0 or wrote nothing. It was found since this device was last read, not \
+        "{what} (inputs {}): it read 0 or wrote nothing. It was found since this device was last read, not \
          necessarily on the way to the tensor that is read now",
         shapes.join(", ")
     );
-    Fault { op: op.name(), message }
+    Fault { op: name, message }
 }
 
 /// An operation. Adding one touches its own file and, for a kernel, one WGSL file.
@@ -279,6 +285,11 @@ pub(crate) trait Op: Debug + Send + Sync {
 
     /// The op of the part `range` of cut number `cut`, where it is another one. It has the same scalars.
     fn part(&self, _cut: usize, _range: &Range<usize>, _inputs: &[Meta]) -> Option<Arc<dyn Op>> {
+        None
+    }
+
+    /// Who asked for it, of an op that others are made of.
+    fn asked(&self) -> Option<Asked> {
         None
     }
 

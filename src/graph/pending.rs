@@ -65,7 +65,7 @@ fn lazy() -> bool {
 pub(crate) fn push(tensor: &Tensor, class: &Class) {
     count(&COUNTERS.recorded, 1);
     let lane = flush::lane(tensor.node.device);
-    let full = {
+    let (many, full) = {
         let mut w = window(lane);
         w.nodes.push(Arc::downgrade(&tensor.node));
         if let Class::Kernel = class {
@@ -80,10 +80,10 @@ pub(crate) fn push(tensor: &Tensor, class: &Class) {
                 w.sweep += 256;
             }
         }
-        w.nodes.len() >= MAX_NODES || w.bytes > MAX_BYTES
+        (w.nodes.len() >= MAX_NODES, w.bytes > MAX_BYTES)
     };
-    if full {
-        cut(lane);
+    if many || full {
+        cut(lane, many);
     } else if !lazy() {
         keep_error(tensor, flush::flush(std::slice::from_ref(tensor)));
     }
@@ -101,7 +101,7 @@ pub(super) fn live(lane: usize) -> Vec<Arc<Node>> {
 }
 
 /// Runs everything in a lane that is pending and has no pending consumer there.
-fn cut(lane: usize) {
+fn cut(lane: usize, many: bool) {
     if threads::inside() || HELD.get() {
         // A kernel cannot wait for a flush, being part of one.
         return;
@@ -116,7 +116,8 @@ fn cut(lane: usize) {
         }
         nodes.into_iter().filter(|n| !consumed.contains(&Arc::as_ptr(n))).map(|node| Tensor { node, out: 0 }).collect()
     };
-    if flush::flush(&roots).is_err() {
+    // Where bytes are what is too much, nothing is kept that can be computed again.
+    if if many { flush::flush_cut(&roots) } else { flush::flush(&roots) }.is_err() {
         // One by one, so that an error stays with the nodes that it concerns.
         roots.iter().for_each(|t| keep_error(t, flush::flush(std::slice::from_ref(t))));
     }

@@ -3,7 +3,7 @@
 //! The formats are those of NumPy's documentation of `numpy.lib.format` and of PKWARE's APPNOTE (zip without encryption, stored or deflated).
 
 use super::StateDict;
-use super::safetensors::{Temporary, sync_folder};
+use super::safetensors::{Temporary, replaceable, sync_folder};
 use crate::backend::Storage;
 use crate::backend::cpu::memory::CpuBuffer;
 use crate::graph::Node;
@@ -138,14 +138,15 @@ pub fn save_npz(path: impl AsRef<Path>, tensors: &StateDict) -> Result<()> {
 /// Writes a new file and puts it in the place of the old.
 fn replace(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
     let io = |e| Error::io(path, e);
-    let temporary = Temporary::beside(path);
+    let target = &replaceable(path)?;
+    let temporary = Temporary::beside(target);
     let mut out = BufWriter::with_capacity(1 << 20, File::create(&temporary.0).map_err(io)?);
     write(&mut out)?;
     let file = out.into_inner().map_err(|e| io(e.into_error()))?;
     file.sync_all().map_err(io)?;
     drop(file);
-    std::fs::rename(&temporary.0, path).map_err(io)?;
-    sync_folder(path);
+    std::fs::rename(&temporary.0, target).map_err(io)?;
+    sync_folder(target);
     Ok(())
 }
 

@@ -45,7 +45,9 @@ pub fn load(path: impl AsRef<Path>) -> Result<StateDict> {
     let map = Arc::new(unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, e))?);
     // This checks that the header lies in the file, and that the tensors' ranges follow each other, are as long as shape and
     // dtype demand, and fill the file.
-    let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| Error::format(path, e.to_string()))?;
+    let wrong =
+        |e: safetensors::SafeTensorError| Error::format(path, format!("no whole safetensors file ({e}): cut off, or of another format?"));
+    let (header, metadata) = SafeTensors::read_metadata(&map).map_err(wrong)?;
     // The parser keeps the last of several tensors of one name.
     let names = map.get(8..8 + header).map_or(0, count_names);
     if names != metadata.tensors().len() {
@@ -154,10 +156,11 @@ pub fn save_as(path: impl AsRef<Path>, tensors: &StateDict, header: &Header) -> 
     if let Some(name) = header.signed.iter().find(|n| tensors.get(*n).is_none_or(|t| t.dtype() != DType::U8)) {
         return Err(Error::argument("save", format!("{name} cannot be saved as i8: it is none of the u8 tensors")));
     }
-    let temporary = Temporary::beside(path);
+    let target = &replaceable(path)?;
+    let temporary = Temporary::beside(target);
     write_as(&temporary.0, path, tensors, header)?;
-    std::fs::rename(&temporary.0, path).map_err(|e| Error::io(path, e))?;
-    sync_folder(path);
+    std::fs::rename(&temporary.0, target).map_err(|e| Error::io(path, e))?;
+    sync_folder(target);
     Ok(())
 }
 
@@ -256,6 +259,22 @@ fn dtype(d: Dtype) -> Option<DType> {
 /// The name of a dtype in a header.
 fn dtype_name(d: DType) -> String {
     d.name().to_uppercase()
+}
+
+/// The file that a new one may take the place of: behind links the one that they name, and nothing but a file (or nothing yet).
+pub(super) fn replaceable(path: &Path) -> Result<PathBuf> {
+    let target = match path.symlink_metadata() {
+        // (Of a link that leads nowhere, the link itself.)
+        Ok(m) if m.is_symlink() => path.canonicalize().unwrap_or_else(|_| path.to_path_buf()),
+        _ => path.to_path_buf(),
+    };
+    match target.metadata() {
+        Ok(m) if !m.is_file() => {
+            let message = "there is something that is no file: a save writes a new file beside the old one, which it then replaces";
+            Err(Error::io(path, std::io::Error::new(std::io::ErrorKind::InvalidInput, message)))
+        }
+        _ => Ok(target),
+    }
 }
 
 /// A file that goes away unless it was renamed.

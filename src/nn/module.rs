@@ -156,7 +156,8 @@ pub trait Module {
         state::load(|walk| self.walk(walk), dict, strict)
     }
 
-    /// Loads a safetensors file, strictly. The file is memory-mapped: a value is read when it is used.
+    /// Loads a safetensors file, strictly. The file is memory-mapped: on the CPU the values are the file's own bytes, so that nobody may change it in place while
+    /// they live. (A save does not: it puts a new file in its place.)
     ///
     /// # Errors
     /// As [`load_state_dict`](Module::load_state_dict), and `Error::Io` or `Error::Format` for the file.

@@ -1,7 +1,7 @@
 //! Batch norm: the fused kernel of training and its fused backward; with running statistics it is pointwise. Also the GPU's sums over
 //! channels, which the other norms use for the gradients of weight and bias.
 
-use super::norm::check_affine;
+use super::norm::{check_affine, check_pair};
 use super::rows::{bind, like, to_compute, variant};
 use crate::autograd::vjp_by_decomposition;
 use crate::backend::cpu::CpuCtx;
@@ -50,7 +50,7 @@ impl Tensor {
     /// ```
     pub fn try_batch_norm(&self, mean: &Tensor, var: &Tensor, weight: Option<&Tensor>, bias: Option<&Tensor>, eps: f64) -> Result<Tensor> {
         let c = Channels::of(self)?.channels;
-        check_affine(OP, &c.into(), Some(mean), Some(var))?;
+        check_pair(OP, &c.into(), [(Some(mean), "running mean"), (Some(var), "running variance")])?;
         check_affine(OP, &c.into(), weight, bias)?;
         let x = to_compute(OP, self)?;
         let spread = |t: &Tensor| like(t, x.dtype());

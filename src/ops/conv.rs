@@ -404,7 +404,7 @@ fn weight_grad(window: &Window, padding_end: [isize; 2], x: &Tensor, g: &Tensor,
 /// What every convolution checks: ranks, dtypes, options.
 fn check(op: &'static str, x: &Tensor, w: &Tensor, o: &ConvOptions, layout: &str) -> Result<()> {
     if x.rank() != 4 || w.rank() != 4 {
-        return Err(Error::shape(op, &[x.shape(), w.shape()], format!("an input [N, C, H, W] and a weight {layout}")));
+        return Err(Error::shape(op, &[x.shape(), w.shape()], format!("an input [N, C, H, W] or [C, H, W] and a weight {layout}")));
     }
     if x.dtype() != w.dtype() || !x.dtype().is_float() {
         return Err(Error::dtype(op, &[x.dtype(), w.dtype()], "an input and a weight of one float dtype: cast one of them"));
@@ -475,16 +475,29 @@ impl Default for ConvOptions1d {
     }
 }
 
+/// One image without a batch axis, as a batch of one.
+fn one_image(x: &Tensor, w: &Tensor, f: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+    shown(f(&x.try_unsqueeze(0)?), x, w)?.try_squeeze(0)
+}
+
+/// The result, of whose error the shapes are those that the caller gave.
+fn shown(result: Result<Tensor>, x: &Tensor, w: &Tensor) -> Result<Tensor> {
+    result.map_err(|e| match e {
+        Error::Shape { op, expected, .. } => Error::shape(op, &[x.shape(), w.shape()], expected),
+        e => e,
+    })
+}
+
 fn check_rank_3(op: &'static str, x: &Tensor, w: &Tensor, layout: &str) -> Result<()> {
-    if x.rank() != 3 || w.rank() != 3 {
-        return Err(Error::shape(op, &[x.shape(), w.shape()], format!("an input [N, C, L] and a weight {layout}")));
+    if !matches!(x.rank(), 2 | 3) || w.rank() != 3 {
+        return Err(Error::shape(op, &[x.shape(), w.shape()], format!("an input [N, C, L] or [C, L] and a weight {layout}")));
     }
     Ok(())
 }
 
 #[fornax_derive::fallible]
 impl Tensor {
-    /// The 2-D convolution (cross-correlation, as everywhere in deep learning) of images [N, C, H, W] with a weight
+    /// The 2-D convolution (cross-correlation, as everywhere in deep learning) of images [N, C, H, W] (or one, [C, H, W]) with a weight
     /// [O, C/groups, KH, KW] and a bias [O]:
     ///
     /// `y[n, o, i, j] = bias[o] + Σ_{c, u, v} x[n, c, i·stride + u·dilation − padding, j·stride + v·dilation − padding] · w[o, c, u, v]`
@@ -506,6 +519,9 @@ impl Tensor {
     /// ```
     pub fn try_conv2d(&self, weight: &Tensor, bias: Option<&Tensor>, options: ConvOptions) -> Result<Tensor> {
         const OP: &str = "conv2d";
+        if self.rank() == 3 {
+            return one_image(self, weight, |x| x.try_conv2d(weight, bias, options));
+        }
         if let Some([x, weight]) = autocast::lowered([self, weight])? {
             return x.try_conv2d(&weight, bias.map(autocast::low).transpose()?.as_ref(), options);
         }
@@ -546,11 +562,15 @@ impl Tensor {
         output_padding: impl Into<Pair>,
     ) -> Result<Tensor> {
         const OP: &str = "conv_transpose2d";
+        let output_padding = output_padding.into();
+        if self.rank() == 3 {
+            return one_image(self, weight, |x| x.try_conv_transpose2d(weight, bias, options, output_padding));
+        }
         if let Some([x, weight]) = autocast::lowered([self, weight])? {
             return x.try_conv_transpose2d(&weight, bias.map(autocast::low).transpose()?.as_ref(), options, output_padding);
         }
         check(OP, self, weight, &options, "[C, O/groups, KH, KW]")?;
-        let (x, w, groups, extra) = (self.dims(), weight.dims(), options.groups, output_padding.into().0);
+        let (x, w, groups, extra) = (self.dims(), weight.dims(), options.groups, output_padding.0);
         if x[1] != w[0] {
             let expected = format!("a weight whose first size is the input's {} channels", x[1]);
             return Err(Error::shape(OP, &[self.shape(), weight.shape()], expected));
@@ -596,7 +616,8 @@ impl Tensor {
     /// ```
     pub fn try_conv1d(&self, weight: &Tensor, bias: Option<&Tensor>, options: ConvOptions1d) -> Result<Tensor> {
         check_rank_3("conv1d", self, weight, "[O, C/groups, K]")?;
-        self.try_unsqueeze(2)?.try_conv2d(&weight.try_unsqueeze(2)?, bias, one_row(&options))?.try_squeeze(2)
+        let y = self.try_unsqueeze(-2)?.try_conv2d(&weight.try_unsqueeze(2)?, bias, one_row(&options));
+        shown(y, self, weight)?.try_squeeze(-2)
     }
 
     /// The transposed 1-D convolution; see [`conv_transpose2d`](Tensor::conv_transpose2d).
@@ -620,7 +641,8 @@ impl Tensor {
     ) -> Result<Tensor> {
         check_rank_3("conv_transpose1d", self, weight, "[C, O/groups, K]")?;
         let w = weight.try_unsqueeze(2)?;
-        self.try_unsqueeze(2)?.try_conv_transpose2d(&w, bias, one_row(&options), [0, output_padding])?.try_squeeze(2)
+        let y = self.try_unsqueeze(-2)?.try_conv_transpose2d(&w, bias, one_row(&options), [0, output_padding]);
+        shown(y, self, weight)?.try_squeeze(-2)
     }
 }
 

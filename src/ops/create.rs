@@ -5,6 +5,7 @@ use super::movement::narrowed;
 use super::pointwise::tile::tile;
 use super::pointwise::{Row, Rule, generate};
 use crate::codegen::program::Def;
+use crate::graph::asked::asked;
 use crate::{DType, Error, Options, Result, Scalar, Shape, Tensor};
 
 /// `value` at every position.
@@ -207,9 +208,16 @@ impl Tensor {
         if s == 0.0 || !(a.is_finite() && b.is_finite() && s.is_finite()) {
             return Err(Error::argument("arange", format!("({a}, {b}, {s}): finite bounds and a finite step other than 0 are wanted")));
         }
-        let count = ((b - a) / s).ceil().max(0.0);
+        let count = match (start, end, step) {
+            // Between whole numbers exactly, also where f64 does not tell them apart.
+            (Scalar::Int(a), Scalar::Int(b), Scalar::Int(s)) => {
+                let (a, b, s) = (i128::from(a), i128::from(b), i128::from(s));
+                ((b - a) / s + i128::from((b - a) % s != 0 && ((b - a) < 0) == (s < 0))).max(0) as f64
+            }
+            _ => ((b - a) / s).ceil().max(0.0),
+        };
         if count > u32::MAX as f64 {
-            return Err(Error::argument("arange", format!("{count} elements: more than 2^32 - 1")));
+            return Err(Error::argument("arange", format!("{count:e} elements: more than 2^32 - 1")));
         }
         if o.dtype == DType::Bool {
             return Err(Error::dtype("arange", &[o.dtype], "a number dtype"));
@@ -305,7 +313,8 @@ impl Tensor {
         let index = narrowed(self)?.try_unsqueeze(-1)?;
         let mut shape = self.shape().clone();
         shape.push(n);
-        Tensor::try_zeros(&shape, self.device())?.try_scatter(-1, &index, &Tensor::try_ones(index.shape(), self.device())?)
+        let ones = Tensor::try_ones(index.shape(), self.device())?;
+        asked("one_hot", "", || Tensor::try_zeros(&shape, self.device())?.try_scatter(-1, &index, &ones))
     }
 }
 

@@ -5,6 +5,7 @@ use super::rows::{Around, bind, gpu_lanes, like, to_compute, variant};
 use crate::autograd::vjp_by_decomposition;
 use crate::backend::cpu::CpuCtx;
 use crate::codegen::dispatch::{Dispatch, GpuKernel, GpuStep, Param, Slot, grid};
+use crate::graph::asked::asked;
 use crate::graph::{Along, Cut, GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record, record_all};
 use crate::layout::Layout;
 use crate::{DType, Error, Result, Scalar, Shape, Tensor, autocast};
@@ -120,7 +121,11 @@ impl Tensor {
         let weight = class_weight(OP, &x, options)?;
         let losses = if targets.dtype().is_float() {
             if targets.shape() != self.shape() {
-                return Err(Error::shape(OP, &[self.shape(), targets.shape()], "target probabilities have the logits' shape"));
+                return Err(Error::shape(
+                    OP,
+                    &[self.shape(), targets.shape()],
+                    "target probabilities have the logits' shape (class ids are integers: cast them)",
+                ));
             }
             probabilities(&x, targets, weight, eps, options.reduction)?
         } else {
@@ -234,12 +239,13 @@ fn pick(x: &Tensor, targets: &Tensor, weight: Option<&Tensor>, ignore: Scalar) -
     let axis = class_axis(x.rank());
     let kept = targets.try_ne(ignore)?;
     let safe = targets.try_mul(kept.try_cast(DType::I32)?)?;
-    let picked = x.try_gather(axis as isize, &safe.try_unsqueeze(axis as isize)?)?.try_reshape(targets.shape())?;
+    let gathered = asked("nll_loss", "", || x.try_gather(axis as isize, &safe.try_unsqueeze(axis as isize)?))?;
+    let picked = gathered.try_reshape(targets.shape())?;
     // Whatever stands at class 0 of an ignored position, infinity included, must not reach the loss.
     let picked = kept.try_where(picked, 0.0)?;
     let mut counted = kept.try_cast(x.dtype())?;
     if let Some(w) = weight {
-        let each = w.try_index_select(0, &safe.try_reshape(safe.numel())?)?.try_reshape(targets.shape())?;
+        let each = asked("nll_loss", "", || w.try_index_select(0, &safe.try_reshape(safe.numel())?))?.try_reshape(targets.shape())?;
         counted = counted.try_mul(each)?;
     }
     Ok((picked, counted))

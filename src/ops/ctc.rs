@@ -6,6 +6,7 @@ use super::rows::{bind, variant};
 use crate::autograd::vjp_by_decomposition;
 use crate::backend::cpu::CpuCtx;
 use crate::codegen::dispatch::{Dispatch, GpuKernel, GpuStep, Param, Slot, grid};
+use crate::graph::asked::asked;
 use crate::graph::{Along, Cut, GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record, record_all};
 use crate::layout::Layout;
 use crate::{DType, Error, Options, Result, Scalar, Tensor};
@@ -89,7 +90,7 @@ impl Parts {
         let pairs = Tensor::try_stack(&[&blanks, &named], 2)?.try_reshape([s.batch, 2 * s.labels])?;
         let classes = Tensor::try_cat(&[&pairs, &Tensor::try_full([s.batch, 1], blank, ids)?], 1)?;
         let at = classes.try_unsqueeze(0)?.try_expand([s.steps, s.batch, s.states()])?;
-        let emissions = x.try_gather(2, &at)?.try_maximum(NEVER)?;
+        let emissions = asked("ctc_loss", "", || x.try_gather(2, &at))?.try_maximum(NEVER)?;
         let skips = match s.labels {
             0 => Tensor::try_zeros([s.batch, 1], (DType::Bool, x.device()))?,
             n => {

@@ -127,8 +127,9 @@ impl CustomInputs<'_, '_> {
     /// The elements of input `i` in row-major order.
     ///
     /// # Errors
-    /// `Error::DType` where they are of another type.
+    /// `Error::DType` where they are of another type; `Error::Argument` where there is no such input.
     pub fn get<T: Element + bytemuck::Pod>(&self, i: usize) -> Result<&[T]> {
+        there(self.0.op, "input", i, self.0.inputs.len())?;
         typed::<T>(self.0.op, self.0.dtype(i))?;
         Ok(self.0.input(i))
     }
@@ -146,8 +147,9 @@ impl CustomOutputs<'_, '_> {
     /// The elements of output `i` in row-major order, to be written.
     ///
     /// # Errors
-    /// `Error::DType` where they are of another type.
+    /// `Error::DType` where they are of another type; `Error::Argument` where there is no such output.
     pub fn get<T: Element + bytemuck::Pod>(&mut self, i: usize) -> Result<&mut [T]> {
+        there(self.0.op, "output", i, self.0.outputs.len())?;
         typed::<T>(self.0.op, self.0.outputs[i].dtype)?;
         Ok(self.0.output(i))
     }
@@ -156,6 +158,10 @@ impl CustomOutputs<'_, '_> {
     pub fn shape(&self, i: usize) -> &[usize] {
         self.0.out_shape(i)
     }
+}
+
+fn there(op: &'static str, what: &str, i: usize, count: usize) -> Result<()> {
+    if i < count { Ok(()) } else { Err(Error::argument(op, format!("the kernel asked for {what} {i} of {count}"))) }
 }
 
 fn typed<T: Element>(op: &'static str, dtype: DType) -> Result<()> {

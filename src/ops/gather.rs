@@ -4,6 +4,7 @@ use super::movement::{Lines, by_size, each, index_i32, moved, par_rows, reads, w
 use super::scatter::{Mode, Scatter, scatter};
 use crate::backend::cpu::CpuCtx;
 use crate::codegen::dispatch::{GpuKernel, Param, Slot};
+use crate::graph::asked::{Asked, asked};
 use crate::graph::{Along, Cut, GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record};
 use crate::layout::Layout;
 use crate::{DType, Error, Result, Tensor, shape};
@@ -16,6 +17,7 @@ pub(crate) struct Gather {
     pub axis: usize,
     /// No position is named twice (a permutation, or a part of one): the gradient needs no sum.
     pub unique: bool,
+    pub asked: Asked,
 }
 
 impl Op for Gather {
@@ -24,7 +26,7 @@ impl Op for Gather {
     }
 
     fn key(&self, key: &mut Key) {
-        key.add(self.axis as u64).add(self.unique as u64);
+        key.add(self.axis as u64).add(self.unique as u64).add(self.asked.word());
     }
 
     fn infer(&self, inputs: &[&Meta]) -> Result<Outputs> {
@@ -48,7 +50,8 @@ impl Op for Gather {
         let x = &ctx.inputs[0];
         let zeros = Tensor::try_zeros(x.shape(), (dy.dtype(), dy.device()))?;
         let mode = if self.unique { Mode::Set } else { Mode::Add };
-        let op = Scatter { axis: self.axis, mode, shared: false, unique: self.unique, start: 0, total: x.dims()[self.axis] };
+        let op =
+            Scatter { axis: self.axis, mode, shared: false, unique: self.unique, start: 0, total: x.dims()[self.axis], asked: self.asked };
         Ok(vec![Some(scatter(op, &zeros, &ctx.inputs[1], dy)?), None])
     }
 
@@ -77,6 +80,10 @@ impl Op for Gather {
         let mut cuts = Cut::axes(index, 2, 1, |d| d != self.axis);
         cuts.push(Cut::new(index[self.axis], &[None, Some(self.axis)], &[Along::axis(self.axis)]));
         cuts
+    }
+
+    fn asked(&self) -> Option<Asked> {
+        Some(self.asked)
     }
 
     fn index_range(&self, inputs: &[&Layout]) -> Option<usize> {
@@ -129,7 +136,7 @@ impl Tensor {
         let axis = shape::axis("gather", axis, self.rank())?;
         let x = narrowed("gather", &self.try_cast(moved(self))?, index, axis)?;
         let index = index_i32("gather", index)?;
-        record(Arc::new(Gather { axis, unique: false }), &[&x, &index])?.try_cast(self.dtype())
+        record(Arc::new(Gather { axis, unique: false, asked: Asked::here("gather") }), &[&x, &index])?.try_cast(self.dtype())
     }
 
     /// As [`gather`](Tensor::gather), with tensor and index broadcast to each other on the other axes. NumPy's `take_along_axis`: what
@@ -155,7 +162,7 @@ impl Tensor {
         common[axis] = self.dims()[axis];
         let x = self.try_expand(&common)?;
         common[axis] = index.dims()[axis];
-        x.try_gather(axis as isize, &index.try_expand(&common)?)
+        asked("take_along", "", || x.try_gather(axis as isize, &index.try_expand(&common)?))
     }
 }
 
@@ -173,7 +180,8 @@ mod tests {
                 s[axis] = count;
                 let n = s.iter().product();
                 let (x, index) = (numbers(shape.iter().product()), indices(n, l.n));
-                let got = run1::<f32>(&Gather { axis, unique: false }, &[&value(&x, shape), &value(&index, s)]);
+                let got =
+                    run1::<f32>(&Gather { axis, unique: false, asked: Asked::here("gather") }, &[&value(&x, shape), &value(&index, s)]);
                 for (i, v) in got.iter().enumerate() {
                     let (o, c) = (i / (count * l.inner), i % l.inner);
                     assert_eq!(*v, x[(o * l.n + index[i] as usize) * l.inner + c], "{shape:?} {axis} {count} {i}");
@@ -185,7 +193,9 @@ mod tests {
 
     #[test]
     fn bad_indices_read_zero_and_fault() {
-        let (outs, fault) = run(&Gather { axis: 0, unique: false }, &[&value(&[1.0f64, 2.0], 2), &value(&[1, -1, 2], 3)]).unwrap();
+        let (outs, fault) =
+            run(&Gather { axis: 0, unique: false, asked: Asked::here("gather") }, &[&value(&[1.0f64, 2.0], 2), &value(&[1, -1, 2], 3)])
+                .unwrap();
         assert!(fault);
         assert_eq!(outs[0].get::<f64>(), [2.0, 0.0, 0.0]);
     }

@@ -4,6 +4,7 @@ use super::movement::{Lines, by_size, computed, each, index_i32, moved_in_runs, 
 use super::scatter::{Mode, scatter};
 use crate::backend::cpu::CpuCtx;
 use crate::codegen::dispatch::{GpuKernel, Param, Slot};
+use crate::graph::asked::{Asked, asked};
 use crate::graph::{Along, Cut, GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record};
 use crate::layout::Layout;
 use crate::{DType, Error, Result, Tensor, shape};
@@ -18,6 +19,7 @@ pub(crate) struct IndexSelect {
     /// The input holds the steps from `start` on of an axis of `total`; where it is a part, the other steps read 0.
     pub start: usize,
     pub total: usize,
+    pub asked: Asked,
 }
 
 impl Op for IndexSelect {
@@ -26,7 +28,7 @@ impl Op for IndexSelect {
     }
 
     fn key(&self, key: &mut Key) {
-        key.add(self.axis as u64).add(self.start as u64).add(self.total as u64);
+        key.add(self.axis as u64).add(self.start as u64).add(self.total as u64).add(self.asked.word());
     }
 
     fn infer(&self, inputs: &[&Meta]) -> Result<Outputs> {
@@ -54,8 +56,15 @@ impl Op for IndexSelect {
         let dy = ctx.cotangent()?;
         let (dtype, dy) = (dy.dtype(), &dy.try_cast(computed(dy))?);
         let zeros = Tensor::try_zeros(ctx.inputs[0].shape(), (dy.dtype(), dy.device()))?;
-        let op =
-            super::scatter::Scatter { axis: self.axis, mode: Mode::Add, shared: true, unique: false, start: self.start, total: self.total };
+        let op = super::scatter::Scatter {
+            axis: self.axis,
+            mode: Mode::Add,
+            shared: true,
+            unique: false,
+            start: self.start,
+            total: self.total,
+            asked: self.asked,
+        };
         Ok(vec![Some(scatter(op, &zeros, &ctx.inputs[1], dy)?.try_cast(dtype)?), None])
     }
 
@@ -105,6 +114,10 @@ impl Op for IndexSelect {
         (cut == 0).then(|| Arc::new(IndexSelect { start: self.start + range.start, ..*self }) as _)
     }
 
+    fn asked(&self) -> Option<Asked> {
+        Some(self.asked)
+    }
+
     fn index_range(&self, _inputs: &[&Layout]) -> Option<usize> {
         Some(self.total)
     }
@@ -141,7 +154,8 @@ impl Tensor {
         let index = index_i32("index_select", index)?;
         let index = if index.rank() == 0 { index.try_reshape(1)? } else { index };
         let x = self.try_cast(moved_in_runs(self, &[Lines::new(self.dims(), axis).inner]))?;
-        let y = record(Arc::new(IndexSelect { axis, start: 0, total: self.dims()[axis] }), &[&x, &index])?;
+        let y =
+            record(Arc::new(IndexSelect { axis, start: 0, total: self.dims()[axis], asked: Asked::here("index_select") }), &[&x, &index])?;
         y.try_cast(self.dtype())
     }
 
@@ -162,7 +176,7 @@ impl Tensor {
         if self.rank() == 0 {
             return Err(Error::shape("embedding", &[self.shape(), ids.shape()], "the table has at least one axis"));
         }
-        let y = self.try_index_select(0, &ids.try_reshape(ids.numel())?)?;
+        let y = asked("embedding", "", || self.try_index_select(0, &ids.try_reshape(ids.numel())?))?;
         let shape: crate::Shape = ids.dims().iter().chain(&self.dims()[1..]).copied().collect();
         y.try_reshape(shape)
     }
@@ -179,7 +193,7 @@ mod tests {
             for count in [0, 1, 5, 300] {
                 let l = Lines::new(&shape, axis);
                 let (x, index) = (numbers(shape.iter().product()), indices(count, l.n));
-                let op = IndexSelect { axis, start: 0, total: l.n };
+                let op = IndexSelect { axis, start: 0, total: l.n, asked: Asked::here("index_select") };
                 let got = run1::<f32>(&op, &[&value(&x, shape), &value(&index, count)]);
                 let mut expected = Vec::new();
                 for o in 0..l.outer {
@@ -194,12 +208,12 @@ mod tests {
 
     #[test]
     fn bad_indices_read_zero_and_fault() {
-        let op = IndexSelect { axis: 0, start: 0, total: 2 };
+        let op = IndexSelect { axis: 0, start: 0, total: 2, asked: Asked::here("index_select") };
         let (outs, fault) = run(&op, &[&value(&[1u8, 2, 3, 4], [2, 2]), &value(&[1, -1, 2], 3)]).unwrap();
         assert!(fault);
         assert_eq!(outs[0].get::<u8>(), [3, 4, 0, 0, 0, 0]);
         // The rows of another part are no fault.
-        let op = IndexSelect { axis: 0, start: 2, total: 4 };
+        let op = IndexSelect { axis: 0, start: 2, total: 4, asked: Asked::here("index_select") };
         assert_eq!(run1::<f64>(&op, &[&value(&[1.0f64, 2.0], 2), &value(&[1, 3, 2, 0], 4)]), [0.0, 2.0, 1.0, 0.0]);
     }
 }

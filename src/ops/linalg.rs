@@ -150,7 +150,7 @@ impl Tensor {
         x.try_cast(self.dtype())
     }
 
-    /// The determinants of square matrices. The gradient needs them to be regular.
+    /// The determinants of square matrices: 0 of singular ones, where the gradient is that of the cofactors.
     ///
     /// # Errors
     /// `Error::Shape` where the matrices are not square; `Error::DType` for integers.
@@ -354,7 +354,37 @@ impl Linalg {
                     (0..=i).for_each(|j| outs[0][i * n + j] = llt.L()[(i, j)]);
                 }
             }
-            Linalg::Det => outs[0][0] = a.determinant(),
+            Linalg::Det => {
+                let lu = a.partial_piv_lu();
+                let (mut det, mut swaps) = (T::one_impl(), 0);
+                // The columns behind a pivot of 0 were divided by it.
+                let mut singular = false;
+                for i in 0..n {
+                    let pivot = lu.U()[(i, i)];
+                    det *= pivot;
+                    if pivot == T::zeroed() {
+                        singular = true;
+                        break;
+                    }
+                }
+                // The parity of the rows' order: each cycle of length k takes k - 1 swaps.
+                let order = lu.P().arrays().0;
+                let mut seen = vec![false; n];
+                for start in 0..n {
+                    let mut at = start;
+                    while !std::mem::replace(&mut seen[at], true) {
+                        at = order[at];
+                        swaps += usize::from(at != start);
+                    }
+                }
+                let unknown = singular && (0..n).any(|j| (0..n).any(|i| a[(i, j)].partial_cmp(&a[(i, j)]).is_none()));
+                outs[0][0] = match (unknown, singular, swaps % 2) {
+                    (true, ..) => T::nan_impl(),
+                    (_, true, _) => T::zeroed(),
+                    (_, _, 1) => -det,
+                    _ => det,
+                };
+            }
             Linalg::Solve | Linalg::Inverse => {
                 let lu = a.partial_piv_lu();
                 if (0..n).any(|i| lu.U()[(i, i)] == T::zeroed()) {

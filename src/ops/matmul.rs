@@ -231,7 +231,10 @@ impl Tensor {
     pub fn try_linear(&self, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         let (r, w) = (self.rank(), weight.dims());
         if w.len() != 2 || r == 0 || self.dims()[r - 1] != w[1] {
-            let expected = "an input [.., in] and a weight [out, in]";
+            let expected = match w {
+                [_, n] => format!("an input [.., {n}], whose last axis is as long as the weight [out, in] is wide"),
+                _ => "an input [.., in] and a weight [out, in]".into(),
+            };
             return Err(Error::shape("linear", &[self.shape(), weight.shape()], expected));
         }
         let (inputs, outputs) = (w[1], w[0]);

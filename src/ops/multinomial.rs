@@ -1,5 +1,6 @@
 //! Drawing places: `permutation` and `multinomial`.
 
+use crate::graph::asked::asked;
 use crate::{DType, Error, Options, Result, Tensor};
 
 #[fornax_derive::fallible]
@@ -70,5 +71,6 @@ fn checked(weights: &Tensor, drawn: &Tensor, c: usize) -> Result<Tensor> {
     let inside = drawn.try_clamp(0, c - 1)?;
     let index = wrong.try_logical_or(nothing)?.try_where(-1, inside)?;
     let places = Tensor::try_arange(0, c, 1, (DType::I32, weights.device()))?;
-    places.try_index_select(0, &index.try_reshape(index.numel())?)?.try_reshape(drawn.shape())
+    let means = "weights that are no distribution (one is negative, infinite or NaN, or all are 0)";
+    asked("multinomial", means, || places.try_index_select(0, &index.try_reshape(index.numel())?))?.try_reshape(drawn.shape())
 }

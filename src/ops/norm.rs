@@ -127,7 +127,12 @@ impl Tensor {
 
 /// A weight and a bias must be of the given shape.
 pub(super) fn check_affine(op: &'static str, want: &Shape, weight: Option<&Tensor>, bias: Option<&Tensor>) -> Result<()> {
-    for (t, what) in [(weight, "weight"), (bias, "bias")] {
+    check_pair(op, want, [(weight, "weight"), (bias, "bias")])
+}
+
+/// Tensors, where they are given, must be of the given shape.
+pub(super) fn check_pair(op: &'static str, want: &Shape, pair: [(Option<&Tensor>, &str); 2]) -> Result<()> {
+    for (t, what) in pair {
         if let Some(t) = t
             && t.shape() != want
         {

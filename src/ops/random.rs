@@ -313,7 +313,7 @@ fn draw_float(op: &'static str, row: &'static Row, shape: Shape, o: Options) -> 
 
 #[fornax_derive::fallible]
 impl Tensor {
-    /// Random numbers, uniform in [lo, hi): 24 random bits each. (Rounding of the scaled number can give `hi` itself.)
+    /// Random numbers, uniform in [lo, hi): 24 random bits each (11 in f16, 8 in bf16). (Rounding of the scaled number can give `hi` itself.)
     ///
     /// ```
     /// use fornax::{Device, Tensor};
@@ -333,6 +333,12 @@ impl Tensor {
             Scalar::Float(bound).fit("uniform", if o.dtype.is_float() { o.dtype } else { DType::F32 })?;
         }
         let u = draw_float("uniform", &UNIT, shape.into(), o)?;
+        // As many bits as the dtype keeps: 1 - 2^-24 would be rounded to 1.
+        let u = match o.dtype {
+            DType::F16 => u.try_mul(2048.0)?.try_floor()?.try_mul(1.0 / 2048.0)?,
+            DType::BF16 => u.try_mul(256.0)?.try_floor()?.try_mul(1.0 / 256.0)?,
+            _ => u,
+        };
         let u = if hi - lo == 1.0 { u } else { u.try_mul(hi - lo)? };
         let u = if lo == 0.0 { u } else { u.try_add(lo)? };
         u.try_cast(o.dtype)

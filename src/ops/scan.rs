@@ -9,6 +9,7 @@ use crate::backend::cpu::CpuCtx;
 use crate::backend::cpu::threads::Shared;
 use crate::codegen::dispatch::{Dispatch, GpuKernel, GpuStep, Slot, grid};
 use crate::codegen::wgsl::preprocess;
+use crate::graph::asked::Asked;
 use crate::graph::{Cut, GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record, record_all};
 use crate::{DType, Error, Options, Result, Scalar, Tensor, shape};
 use smallvec::smallvec;
@@ -284,7 +285,15 @@ impl Op for Scan {
             }
             Kind::Max => {
                 let zeros = Tensor::try_zeros(dy.shape(), (dy.dtype(), dy.device()))?;
-                let op = Scatter { axis, mode: Mode::Add, shared: false, unique: false, start: 0, total: dy.dims()[axis] };
+                let op = Scatter {
+                    axis,
+                    mode: Mode::Add,
+                    shared: false,
+                    unique: false,
+                    start: 0,
+                    total: dy.dims()[axis],
+                    asked: Asked::here("cummax"),
+                };
                 Ok(vec![Some(scatter(op, &zeros, &ctx.outputs[1], dy)?)])
             }
             Kind::Linear => {

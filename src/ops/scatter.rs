@@ -12,6 +12,7 @@ use crate::backend::cpu::CpuCtx;
 use crate::backend::cpu::threads::Shared;
 use crate::codegen::dispatch::{GpuKernel, GpuStep, Param, Slot};
 use crate::codegen::wgsl::preprocess;
+use crate::graph::asked::Asked;
 use crate::graph::{Along, Cut, GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record};
 use crate::layout::Layout;
 use crate::{DType, Error, Options, Result, Tensor, shape};
@@ -40,6 +41,7 @@ pub(crate) struct Scatter {
     /// x holds the steps from `start` on of an axis of `total`; where it is a part, the other steps are passed over.
     pub start: usize,
     pub total: usize,
+    pub asked: Asked,
 }
 
 /// The same of an index that was sorted along the axis: inputs x, sorted index, permutation, source.
@@ -59,7 +61,7 @@ pub(crate) fn scatter(op: Scatter, x: &Tensor, index: &Tensor, source: &Tensor) 
 impl Scatter {
     fn words(&self, key: &mut Key) {
         key.add(self.axis as u64).add(self.mode as u64 | (self.shared as u64) << 1 | (self.unique as u64) << 2);
-        key.add(self.start as u64).add(self.total as u64);
+        key.add(self.start as u64).add(self.total as u64).add(self.asked.word());
     }
 
     fn check(&self, name: &'static str, x: &Meta, index: &Meta, source: &Meta) -> Result<Outputs> {
@@ -93,8 +95,10 @@ impl Scatter {
         }
         if ctx.needs[source] {
             let read = |t: &Tensor| match self.shared {
-                true => record(Arc::new(IndexSelect { axis: self.axis, start: self.start, total: self.total }), &[t, index]),
-                false => record(Arc::new(Gather { axis: self.axis, unique: self.unique }), &[t, index]),
+                true => {
+                    record(Arc::new(IndexSelect { axis: self.axis, start: self.start, total: self.total, asked: self.asked }), &[t, index])
+                }
+                false => record(Arc::new(Gather { axis: self.axis, unique: self.unique, asked: self.asked }), &[t, index]),
             };
             let mut ds = read(dy)?;
             if self.mode == Mode::Set && !self.unique {
@@ -243,6 +247,10 @@ impl Op for Scatter {
         self.ways(inputs)
     }
 
+    fn asked(&self) -> Option<Asked> {
+        Some(self.asked)
+    }
+
     fn index_range(&self, _inputs: &[&Layout]) -> Option<usize> {
         Some(self.total)
     }
@@ -280,7 +288,8 @@ impl Op for ScatterSorted {
         // The index in its old order, from the sorted one: position order[p] held sorted[p].
         let (sorted, order) = (&ctx.inputs[1], &ctx.inputs[2]);
         let axis = if self.0.shared { 0 } else { self.0.axis };
-        let back = Scatter { axis, mode: Mode::Set, shared: false, unique: true, start: 0, total: sorted.dims()[axis] };
+        let back =
+            Scatter { axis, mode: Mode::Set, shared: false, unique: true, start: 0, total: sorted.dims()[axis], asked: self.0.asked };
         let index = scatter(back, sorted, order, sorted)?;
         self.0.grads(ctx, &index, 3)
     }
@@ -295,6 +304,10 @@ impl Op for ScatterSorted {
 
     fn cuts(&self, inputs: &[Meta], _outputs: &[Meta]) -> Vec<Cut> {
         self.0.ways(inputs)
+    }
+
+    fn asked(&self) -> Option<Asked> {
+        Some(self.0.asked)
     }
 
     fn index_range(&self, _inputs: &[&Layout]) -> Option<usize> {
@@ -338,7 +351,7 @@ fn scattered(name: &'static str, x: &Tensor, axis: isize, index: &Tensor, source
             part = part.try_narrow(k as isize, 0, n)?;
         }
     }
-    let op = Scatter { axis, mode, shared: false, unique: false, start: 0, total: x.dims()[axis] };
+    let op = Scatter { axis, mode, shared: false, unique: false, start: 0, total: x.dims()[axis], asked: Asked::here(name) };
     let mut y = scatter(op, &part, &index, &source)?;
     if part.shape() != whole.shape() {
         let ranges: Vec<_> = part.dims().iter().map(|&n| 0..n).collect();
@@ -400,7 +413,15 @@ impl Tensor {
         }
         let via = computed(self);
         let source = source.try_cast(self.dtype())?.try_cast(via)?;
-        let op = Scatter { axis, mode: Mode::Add, shared: true, unique: false, start: 0, total: self.dims()[axis] };
+        let op = Scatter {
+            axis,
+            mode: Mode::Add,
+            shared: true,
+            unique: false,
+            start: 0,
+            total: self.dims()[axis],
+            asked: Asked::here("index_add"),
+        };
         if source.rank() != self.rank() {
             let expected = "the source has the tensor's rank";
             return Err(Error::shape("index_add", &[self.shape(), index.shape(), source.shape()], expected));
@@ -439,7 +460,7 @@ mod tests {
                     let l = Lines::new(&shape, axis);
                     let mut s = shape;
                     s[axis] = n;
-                    let op = Scatter { axis, mode, shared, unique: false, start: 0, total: l.n };
+                    let op = Scatter { axis, mode, shared, unique: false, start: 0, total: l.n, asked: Asked::here("scatter") };
                     let (x, src) = (numbers(shape.iter().product()), numbers(s.iter().product()));
                     let index = indices(if shared { n } else { src.len() }, l.n);
                     let iv = if shared { value(&index, n) } else { value(&index, s) };
@@ -468,7 +489,7 @@ mod tests {
 
     #[test]
     fn bad_indices_write_nothing_and_fault() {
-        let op = Scatter { axis: 0, mode: Mode::Add, shared: false, unique: false, start: 0, total: 2 };
+        let op = Scatter { axis: 0, mode: Mode::Add, shared: false, unique: false, start: 0, total: 2, asked: Asked::here("scatter") };
         let inputs = [&value(&[1.0f64, 2.0], 2), &value(&[-1, 2, 1], 3), &value(&[1.0f64, 1.0, 5.0], 3)];
         let (outs, fault) = run(&op, &inputs).unwrap();
         assert!(fault);
@@ -481,7 +502,7 @@ mod tests {
             for (mode, shared, unique) in
                 [(Mode::Add, false, false), (Mode::Set, true, false), (Mode::Set, false, true), (Mode::Add, true, false)]
             {
-                let op = Scatter { axis: 1, mode, shared, unique, start: 0, total: 9 };
+                let op = Scatter { axis: 1, mode, shared, unique, start: 0, total: 9, asked: Asked::here("scatter") };
                 let (x, s) = (Meta::new(dtype, [4, 9, 3]), Meta::new(dtype, [4, 5, 3]));
                 let i = if shared { Meta::new(DType::I32, 5) } else { Meta::new(DType::I32, [4, 5, 3]) };
                 validate(&op, &[x.clone(), i.clone(), s.clone()], std::slice::from_ref(&x));

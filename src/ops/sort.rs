@@ -9,6 +9,7 @@ use crate::backend::cpu::CpuCtx;
 use crate::backend::cpu::threads::{self, Shared};
 use crate::codegen::dispatch::{Dispatch, GpuKernel, GpuStep, Slot, grid};
 use crate::codegen::wgsl::preprocess;
+use crate::graph::asked::Asked;
 use crate::graph::{Cut, GpuCtx, Key, Meta, Op, Outputs, Saves, Vjp, record_all};
 use crate::{DType, Error, Result, Tensor, shape};
 use rayon::prelude::*;
@@ -138,7 +139,8 @@ impl Op for Sort {
         let x = &ctx.inputs[0];
         let axis = x.rank() - 1;
         let zeros = Tensor::try_zeros(x.shape(), (dy.dtype(), dy.device()))?;
-        let op = Scatter { axis, mode: Mode::Set, shared: false, unique: true, start: 0, total: x.dims()[axis] };
+        let op =
+            Scatter { axis, mode: Mode::Set, shared: false, unique: true, start: 0, total: x.dims()[axis], asked: Asked::here("sort") };
         Ok(vec![Some(scatter(op, &zeros, &ctx.outputs[1], dy)?)])
     }
 

@@ -115,6 +115,9 @@ impl Gradients {
     /// # Ok::<(), fornax::Error>(())
     /// ```
     pub fn clip(&mut self, options: &ClipNorm) -> Result<Tensor> {
+        if !(options.max_norm >= 0.0) {
+            return Err(Error::argument("Gradients::clip", format!("max_norm = {}: a number from 0 on is wanted", options.max_norm)));
+        }
         let norm = self.norm(options.norm_type)?;
         if options.error_if_nonfinite {
             let value = norm.item::<f64>()?;
@@ -132,7 +135,7 @@ impl Gradients {
     /// Clips each element to `-clip_value..=clip_value`: PyTorch's `clip_grad_value_`.
     ///
     /// # Errors
-    /// None in a valid program.
+    /// A `clip_value` below 0.
     ///
     /// ```
     /// use fornax::{Device, Tensor};
@@ -143,6 +146,9 @@ impl Gradients {
     /// # Ok::<(), fornax::Error>(())
     /// ```
     pub fn clip_value(&mut self, clip_value: f64) -> Result<()> {
+        if !(clip_value >= 0.0) {
+            return Err(Error::argument("Gradients::clip_value", format!("clip_value = {clip_value}: a number from 0 on is wanted")));
+        }
         self.map(|g| g.try_clamp(-clip_value, clip_value))
     }
 }

@@ -285,6 +285,15 @@ impl<R: Rule> Core<R> {
                 let names = group.rule.state();
                 let mut new = State::new();
                 slot.param.update(|w| {
+                    if let Some((_, t)) = slot.state.iter().find(|s| s.1.device() != w.device()) {
+                        let message = format!(
+                            "the optimizer's state of a parameter on {} is on {}: make the optimizer after moving the model, or give it its own \
+                             state_dict() again, which moves it",
+                            w.device(),
+                            t.device()
+                        );
+                        return Err(Error::Device { op: group.rule.name(), message });
+                    }
                     let find = |name: &&'static str| slot.state.iter().find(|s| s.0 == *name).map(|s| s.1.clone());
                     let found: SmallVec<[Option<Tensor>; 4]> = names.iter().map(find).collect();
                     let fresh = found.iter().any(Option::is_none);

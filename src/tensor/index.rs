@@ -1,5 +1,6 @@
 //! Indexing by NumPy's rules: ranges with steps, negative numbers, new axes, an ellipsis, masks and index tensors.
 
+use crate::graph::asked::asked;
 use crate::ops::movement::narrowed;
 use crate::ops::view::{Slice, SliceSpec, python_slice};
 use crate::{DType, Error, Result, Shape, Tensor};
@@ -318,7 +319,7 @@ fn gather(x: &Tensor, list: &[(usize, Tensor)], front: bool) -> Result<Tensor> {
     let merged: Shape = d[..first].iter().copied().chain([size]).chain(after.iter().copied()).collect();
     let at = at.try_expand(&around)?.try_reshape(around.numel())?;
     let shape: Shape = d[..first].iter().chain(&around).chain(after).copied().collect();
-    let y = x.try_reshape(merged)?.try_index_select(first as isize, &at)?.try_reshape(shape)?;
+    let y = asked("index", "", || x.try_reshape(merged)?.try_index_select(first as isize, &at))?.try_reshape(shape)?;
     if !front || first == 0 {
         return Ok(y);
     }
@@ -387,11 +388,11 @@ impl Tensor {
             return Err(Error::argument("index_set", format!("{} has more than 2^31 elements", self.shape())));
         }
         // Where each named element lies in row-major order.
-        let at = Tensor::try_arange(0, n, 1, (DType::I32, device))?.try_reshape(self.shape())?.at(r)?;
+        let at = asked("index_set", "", || Tensor::try_arange(0, n, 1, (DType::I32, device))?.try_reshape(self.shape())?.at(r))?;
         let value = value.try_expand(at.shape())?;
         let at = at.try_reshape(at.numel())?;
         let flat = self.try_reshape(n)?;
-        flat.try_scatter(0, &at, &value.try_reshape(at.numel())?)?.try_reshape(self.shape())
+        asked("index_set", "", || flat.try_scatter(0, &at, &value.try_reshape(at.numel())?))?.try_reshape(self.shape())
     }
 }
 

@@ -184,6 +184,147 @@ fn a_host_step_in_a_full_window_runs() -> Result<()> {
     Ok(())
 }
 
+/// The determinant of a singular matrix was NaN where a column stood behind the first pivot of 0, and had no gradient.
+#[cfg(feature = "linalg")]
+#[test]
+fn determinants_of_singular_matrices() -> Result<()> {
+    let det = |v: &[f64]| {
+        let n = v.len().isqrt();
+        let x = Tensor::from_slice(v, [n, n], cpu())?.requires_grad();
+        let y = x.try_det()?;
+        let g = grad(&[&y], &[&x])?[0].clone().unwrap();
+        Ok::<_, Error>((y.item::<f64>()?, g.to_vec::<f64>()?))
+    };
+    let singular: [&[f64]; 5] =
+        [&[0.0; 4], &[0.0, 0.0, 0.0, 1.0], &[0.0, 1.0, 0.0, 2.0], &[2.0, 4.0, 1.0, 1.0, 2.0, 0.0, 4.0, 8.0, 3.0], &[0.0; 64 * 64]];
+    for v in singular {
+        assert_eq!(det(v)?.0, 0.0, "{:?}", &v[..4]);
+    }
+    assert_eq!(det(&[0.0, 0.0, 0.0, 1.0])?.1, [1.0, 0.0, 0.0, 0.0]);
+    // By cofactors: of [2, 4, 1; 1, 2, 0; 4, 8, 3].
+    let want = [6.0, -3.0, 0.0, -4.0, 2.0, 0.0, -2.0, 1.0, 0.0];
+    let got = det(singular[3])?.1;
+    assert!(got.iter().zip(want).all(|(g, w)| (g - w).abs() < 1e-12), "{got:?}");
+    // The rows' order counts: a swap, a cycle of three, two swaps.
+    assert_eq!(det(&[0.0, 2.0, 3.0, 0.0])?.0, -6.0);
+    assert_eq!(det(&[0.0, 2.0, 0.0, 0.0, 0.0, 3.0, 4.0, 0.0, 0.0])?.0, 24.0);
+    assert_eq!(det(&[0.0, 2.0, 0.0, 0.0, 3.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 4.0, 0.0, 0.0, 5.0, 0.0])?.0, 120.0);
+    assert!(Tensor::from_slice(&[0.0, f64::NAN, 0.0, 1.0], [2, 2], cpu())?.try_det()?.item::<f64>()?.is_nan());
+    Ok(())
+}
+
+/// A cut left long chains of pointwise ops as recipes, which every later cut computed again: the work grew with the square of the length.
+#[test]
+fn long_chains_of_second_derivatives_stay_linear() -> Result<()> {
+    let dispatches = |n: usize| -> Result<u64> {
+        let before = fornax::stats();
+        let x = Tensor::scalar(0.5f64, cpu())?.requires_grad();
+        let mut y = x.clone();
+        for _ in 0..n {
+            y = y.try_mul(1.000_01)?.try_sin()?;
+        }
+        let g = grad(&[&y], &[&x])?[0].clone().unwrap();
+        let h = grad(&[&g], &[&x])?[0].clone().unwrap();
+        assert!(h.item::<f64>()?.is_finite());
+        Ok(fornax::stats().since(&before).dispatches)
+    };
+    // (Other tests count, too: the least of two runs.)
+    let least = |n| Ok::<_, Error>(dispatches(n)?.min(dispatches(n)?));
+    let (short, long) = (least(4000)?, least(16_000)?);
+    assert!(long < 6 * short, "{short} dispatches for 4,000 steps, {long} for 16,000");
+    Ok(())
+}
+
+/// Saving to a link replaced the link, and saving to a device the device.
+#[cfg(unix)]
+#[test]
+fn a_save_replaces_files_alone() -> Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, link) = (folder.path().join("real.safetensors"), folder.path().join("link.safetensors"));
+    std::fs::write(&file, "old").unwrap();
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    fornax::io::safetensors::save(&link, &fornax::io::StateDict::from([("x".to_string(), vector(&[1.0]))]))?;
+    assert!(link.symlink_metadata().unwrap().is_symlink());
+    assert_eq!(fornax::io::safetensors::load(&file)?["x"].to_vec::<f32>()?, [1.0]);
+    let socket = folder.path().join("socket");
+    let _listens = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    for path in [socket.as_path(), folder.path()] {
+        let saved = fornax::io::safetensors::save(path, &fornax::io::StateDict::new());
+        assert!(saved.unwrap_err().to_string().contains("no file"), "{}", path.display());
+    }
+    assert!(!socket.metadata().unwrap().is_file());
+    fornax::io::npy::save(&link, &vector(&[2.0]))?;
+    assert!(link.symlink_metadata().unwrap().is_symlink() && std::fs::read(&file).unwrap().starts_with(b"\x93NUMPY"));
+    Ok(())
+}
+
+/// Counted in f64, whole numbers from 2^53 on were all alike; and 1 is no part of [0, 1) in half precision either.
+#[test]
+fn ranges_are_exact() -> Result<()> {
+    let far = 1i64 << 60;
+    let arange = |a: i64, b: i64, s: i64| Tensor::try_arange(a, b, s, (DType::I64, cpu()))?.to_vec::<i64>();
+    assert_eq!(arange(far, far + 3, 1)?, [far, far + 1, far + 2]);
+    assert_eq!(arange(5, 0, -2)?, [5, 3, 1]);
+    assert_eq!((arange(0, 7, 3)?, arange(0, 6, 3)?, arange(3, 3, 1)?, arange(3, 0, 1)?), (vec![0, 3, 6], vec![0, 3], vec![], vec![]));
+    for dtype in [DType::F16, DType::BF16] {
+        let u = Tensor::uniform(100_000, 0.0, 1.0, (dtype, cpu())).to_vec::<f32>()?;
+        let largest = u.iter().copied().fold(0.0, f32::max);
+        assert!(largest < 1.0 && largest > 0.98 && u.contains(&0.0), "{dtype}: {largest}");
+    }
+    Ok(())
+}
+
+/// One image without a batch axis, as PyTorch takes it; and errors show the shapes that were given.
+#[test]
+fn convolutions_of_one_image() -> Result<()> {
+    use fornax::{ConvOptions, ConvOptions1d};
+    let (x, w, b) =
+        (Tensor::uniform([3, 7, 6], -1.0, 1.0, cpu()), Tensor::uniform([4, 3, 3, 3], -1.0, 1.0, cpu()), vector(&[1.0, 2.0, 3.0, 4.0]));
+    let options = ConvOptions { padding: 1.into(), ..ConvOptions::default() };
+    let one = x.try_conv2d(&w, Some(&b), options)?;
+    assert_eq!(one.dims(), [4, 7, 6]);
+    close(&one, &x.try_unsqueeze(0)?.try_conv2d(&w, Some(&b), options)?.try_squeeze(0)?);
+    let back = one.try_conv_transpose2d(&w, None, options, 0)?;
+    close(&back, &one.try_unsqueeze(0)?.try_conv_transpose2d(&w, None, options, 0)?.try_squeeze(0)?);
+    let (x, w) = (Tensor::uniform([3, 7], -1.0, 1.0, cpu()), Tensor::uniform([4, 3, 3], -1.0, 1.0, cpu()));
+    let line = x.try_conv1d(&w, Some(&b), ConvOptions1d::default())?;
+    close(&line, &x.try_unsqueeze(0)?.try_conv1d(&w, Some(&b), ConvOptions1d::default())?.try_squeeze(0)?);
+    assert_eq!(line.try_conv_transpose1d(&w, None, ConvOptions1d::default(), 0)?.dims(), [3, 7]);
+    let bad = Tensor::zeros([1, 2, 5], cpu()).try_conv1d(&w, None, ConvOptions1d::default()).unwrap_err().to_string();
+    assert!(bad.contains("[1, 2, 5]") && bad.starts_with("conv1d"), "{bad}");
+    Ok(())
+}
+
+/// Mistakes that went through, or whose error said something else.
+#[test]
+fn mistakes_are_told_of() -> Result<()> {
+    use fornax::data::{DataLoader, TensorDataset};
+    use fornax::optim::{Adam, ClipNorm, Optimizer};
+    let says = |result: Result<()>, what: &str| {
+        let e = result.expect_err(what).to_string();
+        assert!(e.contains(what), "{e}");
+    };
+    let set = TensorDataset::new([vector(&[1.0, 2.0])])?;
+    says(DataLoader::new(&set, 0).iter().next().unwrap().map(drop), "batch_size = 0");
+    let gradients = || vector(&[1.0]).requires_grad().square().sum(()).backward();
+    says(gradients()?.clip(&ClipNorm { max_norm: -1.0, ..Default::default() }).map(drop), "max_norm = -1");
+    says(gradients()?.clip_value(-1.0), "clip_value = -1");
+    says(Tensor::zeros(2, (DType::I32, cpu())).try_requires_grad().map(drop), "requires_grad");
+    says(vector(&[1.0, 2.0]).try_linear(&Tensor::zeros([4, 3], cpu()), None).map(drop), "[.., 3]");
+    let x = Tensor::zeros([2, 3], cpu());
+    says(x.try_batch_norm(&vector(&[0.0; 4]), &vector(&[0.0; 3]), None, None, 1e-5).map(drop), "the running mean is [3]");
+    assert_eq!(format!("{:?}", x.try_reshape(7).unwrap_err()), x.try_reshape(7).unwrap_err().to_string(), "what main prints");
+    let Some(gpu) = gpu() else { return Ok(()) };
+    let w = Param::new(vector(&[1.0]));
+    let mut adam = Adam::new([w.clone()], 0.1);
+    adam.step(w.get().square().sum(()).backward()?)?;
+    w.replace(w.value().to(gpu));
+    says(adam.step(w.get().square().sum(()).backward()?), "state_dict()");
+    let state = adam.state_dict();
+    adam.load_state_dict(&state)?;
+    adam.step(w.get().square().sum(()).backward()?)
+}
+
 /// The second derivative of a product took what is 0 for a constant.
 #[test]
 fn the_second_derivative_of_a_product_with_zeros() -> Result<()> {

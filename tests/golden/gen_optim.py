@@ -163,7 +163,7 @@ for name, options in {
         loss.backward()
         return loss
 
-    for step in range(1, 4):
+    for step in range(1, 11):
         optimizer.step(closure)
         out[f"{name}.{step}.weight"], out[f"{name}.{step}.bias"] = w.detach().clone(), b.detach().clone()
 
@@ -181,7 +181,7 @@ for name, options in {
         return loss
 
     losses = []
-    for step in range(1, 7):
+    for step in range(1, 11):
         losses.append(optimizer.step(closure).item())
         out[f"{name}.{step}.point"] = p.detach().clone()
     out[f"{name}.losses"] = torch.tensor(losses, dtype=torch.float64)

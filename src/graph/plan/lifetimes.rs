@@ -6,12 +6,20 @@ use crate::codegen::dispatch::{GpuStep, Slot as Bound};
 use crate::codegen::kernel::{Operand, collapse};
 use crate::layout::Layout;
 use crate::{DType, Error, Result};
+use std::collections::BTreeMap;
 
 /// Values start at cache lines.
 const ARENA_ALIGN: usize = 64;
 
 /// Bytes of a buffer from which on kernels may split their work.
 const WIDE: usize = 64 << 10;
+
+/// A place in the arena: from byte to byte, and when it is taken: the first and the last step of each value that lies there.
+struct Shelf {
+    start: usize,
+    end: usize,
+    lives: BTreeMap<usize, usize>,
+}
 
 impl Planner<'_> {
     /// Lifetimes, in-place outputs, and the sharing of buffers.
@@ -122,21 +130,26 @@ impl Planner<'_> {
             }
         }
         order.sort_by_key(|o| std::cmp::Reverse(o.0));
-        let mut placed: Vec<(usize, usize, (usize, usize))> = Vec::new(); // start, end, life, by start
+        // By start. Where two share memory their lives are apart, so that one lookup finds whether one of a shelf's meets another life.
+        let mut shelves: Vec<Shelf> = Vec::new();
         for (bytes, b, life) in order {
             let mut start = 0;
-            for &(from, to, other) in &placed {
-                let meets = other.0 <= life.1 && life.0 <= other.1;
-                if meets && from >= start + bytes {
+            for shelf in &shelves {
+                let meets = shelf.lives.range(..=life.1).next_back().is_some_and(|(_, &death)| death >= life.0);
+                if meets && shelf.start >= start + bytes {
                     break;
                 }
                 if meets {
-                    start = start.max(to);
+                    start = start.max(shelf.end);
                 }
             }
-            let i = placed.partition_point(|p| p.0 <= start);
-            placed.insert(i, (start, start + bytes, life));
-            plan.arena = plan.arena.max(start + bytes);
+            let end = start + bytes;
+            let at = shelves.partition_point(|s| (s.start, s.end) < (start, end));
+            if shelves.get(at).is_none_or(|s| (s.start, s.end) != (start, end)) {
+                shelves.insert(at, Shelf { start, end, lives: BTreeMap::new() });
+            }
+            shelves[at].lives.insert(life.0, life.1);
+            plan.arena = plan.arena.max(end);
             plan.buffers[b] = Source::Arena(start);
         }
     }

@@ -1,6 +1,7 @@
 //! Losses that count what falls short of a margin.
 
 use super::{class_factor, factor, finish, floats, losses, same_shape, times};
+use crate::graph::asked::asked;
 use crate::ops::movement::narrowed;
 use crate::{DType, Error, Result, Tensor};
 
@@ -121,11 +122,11 @@ losses! {
         let (x, t) = rows(op, &x, target, false)?;
         let classes = x.dims()[1];
         let t = t.try_unsqueeze(1)?;
-        let short = x.try_sub(x.try_gather(1, &t)?)?.try_add(s.margin)?.try_relu()?;
+        let short = x.try_sub(asked(op, "", || x.try_gather(1, &t))?)?.try_add(s.margin)?.try_relu()?;
         let other = Tensor::try_arange(0, classes, 1, (DType::I32, x.device()))?.try_ne(&t)?;
         let each = other.try_where(if s.p == 2 { short.try_square()? } else { short }, 0.0)?.try_sum(1)?;
         let weight = match class_factor(op, &s.weight, &x, classes)? {
-            Some(w) => Some(w.try_index_select(0, &t.try_squeeze(1)?)?),
+            Some(w) => Some(asked(op, "", || w.try_index_select(0, &t.try_squeeze(1)?))?),
             None => None,
         };
         let losses = times(each, weight)?.try_mul(1.0 / classes as f64)?;
@@ -151,7 +152,7 @@ losses! {
         // Which class i each target j names, [N, j, i].
         let hit = Tensor::try_arange(0, classes, 1, (DType::I32, x.device()))?.try_eq(t.try_unsqueeze(2)?)?.try_logical_and(&named)?;
         let is_target = hit.try_cast(x.dtype())?.try_sum(1)?.try_gt(0.0)?.try_unsqueeze(1)?;
-        let short = x.try_unsqueeze(1)?.try_sub(x.try_gather(1, &t)?.try_unsqueeze(2)?)?.try_add(1.0)?.try_relu()?;
+        let short = x.try_unsqueeze(1)?.try_sub(asked(op, "", || x.try_gather(1, &t))?.try_unsqueeze(2)?)?.try_add(1.0)?.try_relu()?;
         let counts = is_target.try_logical_not()?.try_logical_and(&named)?;
         let losses = counts.try_where(short, 0.0)?.try_sum([1, 2])?.try_mul(1.0 / classes as f64)?;
         finish(&if input.rank() == 1 { losses.try_squeeze(0)? } else { losses }, s.reduction, dtype)
