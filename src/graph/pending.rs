@@ -97,7 +97,13 @@ pub(super) fn flushed(lane: usize) {
 /// The nodes of a lane that are still pending, oldest first.
 pub(super) fn live(lane: usize) -> Vec<Arc<Node>> {
     let w = window(lane);
-    w.recipes.iter().chain(&w.nodes).filter_map(Weak::upgrade).filter(|n| n.state.load(Ordering::Relaxed) == PENDING).collect()
+    let mut all = pending(&w.recipes);
+    all.append(&mut pending(&w.nodes));
+    all
+}
+
+fn pending(list: &[Weak<Node>]) -> Vec<Arc<Node>> {
+    list.iter().filter_map(Weak::upgrade).filter(|n| n.state.load(Ordering::Relaxed) == PENDING).collect()
 }
 
 /// Runs everything in a lane that is pending and has no pending consumer there.
@@ -109,9 +115,13 @@ fn cut(lane: usize, many: bool) {
     let roots: Vec<Tensor> = {
         // Looking at a node holds it for a moment: not while a flush of another thread counts the handles on it.
         let _alone = flush::alone(lane);
-        let nodes = live(lane);
+        // What earlier cuts have left behind is computed where it is wanted: nothing pending reads the most of it, but gradient graphs.
+        let (recipes, nodes) = {
+            let w = window(lane);
+            (pending(&w.recipes), pending(&w.nodes))
+        };
         let mut consumed: HashSet<*const Node> = HashSet::new();
-        for n in &nodes {
+        for n in recipes.iter().chain(&nodes) {
             consumed.extend(n.body().inputs.iter().map(|t| Arc::as_ptr(&t.node)));
         }
         nodes.into_iter().filter(|n| !consumed.contains(&Arc::as_ptr(n))).map(|node| Tensor { node, out: 0 }).collect()

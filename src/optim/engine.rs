@@ -250,7 +250,7 @@ impl<R: Rule> Core<R> {
         Ok(())
     }
 
-    fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         for group in &self.groups {
             super::check_settings(group.rule.name(), &[("lr", group.lr, 0.0, f64::INFINITY)])?;
             group.rule.check()?;
@@ -259,8 +259,15 @@ impl<R: Rule> Core<R> {
     }
 
     pub fn step(&mut self, mut grads: Gradients) -> Result<()> {
-        self.check()?;
         let skip = grads.take_skip();
+        let roots = self.record(&mut grads, skip)?;
+        drop(grads);
+        run(roots)
+    }
+
+    /// Records a step; what is to be computed.
+    pub fn record(&mut self, grads: &mut Gradients, skip: Option<Tensor>) -> Result<Vec<Tensor>> {
+        self.check()?;
         let mut roots = Vec::with_capacity(self.slots.len() * 3);
         with_grad(false, || -> Result<()> {
             // In the order in which they are met: the order of the roots is part of the plan's key.
@@ -328,10 +335,7 @@ impl<R: Rule> Core<R> {
             }
             Ok(())
         })?;
-        drop(grads);
-        roots.extend(take_updated());
-        crate::graph::flush::flush_owned(&roots)?;
-        if roots.iter().any(|t| !t.device().is_gpu()) { crate::graph::run::check_cpu_fault() } else { Ok(()) }
+        Ok(roots)
     }
 
     pub fn state_dict(&self) -> StateDict {
@@ -479,6 +483,13 @@ fn tick<R: Rule>(group: &Group<R>, clock: &Clock, skip: Option<&Tensor>, device:
     Ok(Tick { clock: Clock::Device(steps, product), c, taken: Some(packed.try_select(0, 0)?) })
 }
 
+/// Computes the new values that steps have recorded, and the buffers that were updated meanwhile, in one flush.
+pub(super) fn run(mut roots: Vec<Tensor>) -> Result<()> {
+    roots.extend(take_updated());
+    crate::graph::flush::flush_owned(&roots)?;
+    if roots.iter().any(|t| !t.device().is_gpu()) { crate::graph::run::check_cpu_fault() } else { Ok(()) }
+}
+
 /// What an optimizer of this rule offers: `new`, `group`, its settings, the trait.
 macro_rules! optimizer {
     ([$($name:ident = $make:expr),+], $rule:ident $settings:tt) => {
@@ -551,6 +562,13 @@ macro_rules! optimizer {
             impl $crate::optim::Optimizer for $name {
                 fn step(&mut self, grads: $crate::Gradients) -> $crate::Result<()> {
                     self.0.step(grads)
+                }
+                fn record(&mut self, grads: &mut $crate::Gradients) -> $crate::Result<Vec<$crate::Tensor>> {
+                    let skip = grads.skip().cloned();
+                    self.0.record(grads, skip)
+                }
+                fn check(&self) -> $crate::Result<()> {
+                    self.0.check()
                 }
                 fn num_groups(&self) -> usize {
                     self.0.num_groups()

@@ -16,6 +16,7 @@ mod adam;
 mod adaptive;
 mod average;
 mod clip;
+mod combined;
 mod engine;
 mod lamb;
 mod lbfgs;
@@ -30,6 +31,7 @@ pub use adam::{Adam, AdamW};
 pub use adaptive::{Adadelta, Adagrad, RMSprop};
 pub use average::{AveragedModel, update_bn};
 pub use clip::ClipNorm;
+pub use combined::Combined;
 pub use engine::Group;
 pub use lamb::{Lamb, Lion};
 pub use lbfgs::LBFGS;
@@ -41,7 +43,7 @@ pub use sgd::SGD;
 
 use crate::autograd::Gradients;
 use crate::io::StateDict;
-use crate::{Error, Result};
+use crate::{Error, Result, Tensor};
 
 /// An optimizer: `let grads = loss.backward()?; optimizer.step(grads)?;`.
 ///
@@ -72,6 +74,23 @@ pub trait Optimizer {
     /// `Error::Index` where an op that ran since the device's last read met an index out of range: on the CPU at once; on a GPU, which a step
     /// does not wait for, the next read (of the loss, say) returns it. The parameters have their new values even so.
     fn step(&mut self, grads: Gradients) -> Result<()>;
+
+    /// Records a step and leaves computing it to the caller: takes its parameters' gradients out of `grads`, sets the new values, and returns what must be
+    /// computed. So several optimizers step in one pass: see [`Combined`]. An optimizer that cannot do that computes its step here.
+    ///
+    /// # Errors
+    /// As [`step`](Optimizer::step).
+    fn record(&mut self, grads: &mut Gradients) -> Result<Vec<Tensor>> {
+        self.step(grads.clone()).map(|()| Vec::new())
+    }
+
+    /// Whether a step could be taken with the settings as they are.
+    ///
+    /// # Errors
+    /// A setting out of its range.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// The number of parameter groups.
     fn num_groups(&self) -> usize;

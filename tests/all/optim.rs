@@ -4,7 +4,7 @@ use crate::harness;
 use fornax::io::{StateDict, safetensors};
 use fornax::nn::{Forward, Module, Param};
 use fornax::optim::*;
-use fornax::{Device, Result, Tensor, nn};
+use fornax::{DType, Device, Result, Tensor, nn};
 
 type Make<'a> = &'a dyn Fn(Vec<Param>) -> Vec<Box<dyn Optimizer>>;
 
@@ -40,25 +40,18 @@ impl Golden {
 
     fn run(&self, name: &str, make: Make, tolerance: f64) -> Result<()> {
         let params = self.params()?;
-        let mut optimizers = make(params.clone());
+        let mut optimizer = Combined::new(make(params.clone()));
         for step in 1..=10 {
             if step == 6 {
-                for optimizer in &mut optimizers {
-                    for (group, lr) in optimizer.lrs().into_iter().enumerate() {
-                        optimizer.set_setting(group, "lr", lr * 0.5)?;
-                    }
+                for (group, lr) in optimizer.lrs().into_iter().enumerate() {
+                    optimizer.set_setting(group, "lr", lr * 0.5)?;
                 }
                 // The state, with the new learning rates, survives a trip through its dict.
-                let states: Vec<StateDict> = optimizers.iter().map(|o| o.state_dict()).collect();
-                optimizers = make(params.clone());
-                for (optimizer, state) in optimizers.iter_mut().zip(&states) {
-                    optimizer.load_state_dict(state)?;
-                }
+                let state = optimizer.state_dict();
+                optimizer = Combined::new(make(params.clone()));
+                optimizer.load_state_dict(&state)?;
             }
-            let grads = self.loss(&params)?.backward()?;
-            for optimizer in &mut optimizers {
-                optimizer.step(grads.clone())?;
-            }
+            optimizer.step(self.loss(&params)?.backward()?)?;
             self.check(&format!("{name}.{step}.weight"), &params[0].value(), tolerance)?;
             self.check(&format!("{name}.{step}.bias"), &params[1].value(), tolerance)?;
         }
@@ -351,13 +344,16 @@ fn lbfgs(device: Device) -> Result<()> {
         ("lbfgs", |p| LBFGS::new(p, 0.3).max_iter(4)),
         ("lbfgs_wolfe", |p| LBFGS::new(p, 1.0).max_iter(3).history_size(2).strong_wolfe(true)),
     ];
+    // In f32 what rounding leaves grows a thousandfold by the fifth step, in PyTorch as well: three steps there.
+    let (dtype, steps, tolerance) = if device.is_gpu() { (DType::F32, 3, 2e-4) } else { (DType::F64, 10, 1e-9) };
+    let (x, y) = (golden.get("x")?.try_cast(dtype)?, golden.get("y")?.try_cast(dtype)?);
     for (name, make) in cases {
-        let params = golden.params()?;
+        let params: Vec<Param> = golden.params()?.iter().map(|p| Ok(Param::new(p.value().try_cast(dtype)?))).collect::<Result<_>>()?;
         let mut optimizer = make(params.clone());
-        for step in 1..=10 {
-            optimizer.step(|| golden.loss(&params))?;
-            golden.check(&format!("{name}.{step}.weight"), &params[0].value(), 2e-4)?;
-            golden.check(&format!("{name}.{step}.bias"), &params[1].value(), 2e-4)?;
+        for step in 1..=steps {
+            optimizer.step(|| x.try_linear(&params[0].get(), Some(&params[1].get()))?.try_sub(&y)?.try_square()?.try_mean(()))?;
+            golden.check(&format!("{name}.{step}.weight"), &params[0].value(), tolerance)?;
+            golden.check(&format!("{name}.{step}.bias"), &params[1].value(), tolerance)?;
         }
     }
     if device.is_gpu() {
