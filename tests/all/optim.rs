@@ -344,13 +344,15 @@ fn lbfgs(device: Device) -> Result<()> {
         ("lbfgs", |p| LBFGS::new(p, 0.3).max_iter(4)),
         ("lbfgs_wolfe", |p| LBFGS::new(p, 1.0).max_iter(3).history_size(2).strong_wolfe(true)),
     ];
-    // In f32 what rounding leaves grows a thousandfold by the fifth step, in PyTorch as well: three steps there.
-    let (dtype, steps, tolerance) = if device.is_gpu() { (DType::F32, 3, 2e-4) } else { (DType::F64, 10, 1e-9) };
+    // The steps multiply what rounding leaves. PyTorch's own, with the rows of the data in another order, differ by 4e-11 at the fifth step, 8e-9 at the sixth and
+    // 4e-6 at the ninth in f64, and by 1e-4 at the fourth in f32: there three are compared.
+    let (dtype, steps) = if device.is_gpu() { (DType::F32, 3) } else { (DType::F64, 10) };
     let (x, y) = (golden.get("x")?.try_cast(dtype)?, golden.get("y")?.try_cast(dtype)?);
     for (name, make) in cases {
         let params: Vec<Param> = golden.params()?.iter().map(|p| Ok(Param::new(p.value().try_cast(dtype)?))).collect::<Result<_>>()?;
         let mut optimizer = make(params.clone());
         for step in 1..=steps {
+            let tolerance = if device.is_gpu() { 2e-4 } else { [1e-9, 2e-5][usize::from(step > 5)] };
             optimizer.step(|| x.try_linear(&params[0].get(), Some(&params[1].get()))?.try_sub(&y)?.try_square()?.try_mean(()))?;
             golden.check(&format!("{name}.{step}.weight"), &params[0].value(), tolerance)?;
             golden.check(&format!("{name}.{step}.bias"), &params[1].value(), tolerance)?;
