@@ -87,8 +87,11 @@ impl Optimizer for Combined<'_> {
 
     /// As theirs, behind the number of the optimizer: `1.0.exp_avg`.
     fn state_dict(&self) -> StateDict {
-        let named = |(i, part): (usize, &Box<dyn Optimizer + '_>)| part.state_dict().into_iter().map(move |(k, t)| (format!("{i}.{k}"), t));
-        self.parts.iter().enumerate().flat_map(named).collect()
+        let mut all = StateDict::new();
+        for (i, part) in self.parts.iter().enumerate() {
+            all.extend(part.state_dict().into_iter().map(|(key, t)| (format!("{i}.{key}"), t)));
+        }
+        all
     }
 
     fn load_state_dict(&mut self, dict: &StateDict) -> Result<()> {
