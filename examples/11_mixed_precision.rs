@@ -79,7 +79,7 @@ fn train(dtype: DType, device: Device) -> Result<Outcome> {
         update_bn(&model, loader.epoch(0), |batch| model.forward(&batch?[0]))?;
         accuracy()
     })??;
-    let taken = optimizer.state_dict()["0.step"].to_vec::<f64>()?[0] as i64;
+    let taken = optimizer.state_dict()?["0.step"].to_vec::<f64>()?[0] as i64;
     let loss = loss.map_or(Ok(f32::NAN), |l| l.item::<f32>())?;
     Ok(Outcome { loss, accuracy: own, averaged, skipped: steps as i64 - taken, scale: scaler.get_scale()? })
 }

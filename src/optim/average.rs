@@ -203,11 +203,13 @@ impl AveragedModel {
     }
 
     /// The state, for a checkpoint: PyTorch's names, `module.…` and `n_averaged`.
-    pub fn state_dict(&self) -> StateDict {
+    ///
+    /// # Errors
+    /// No memory for a number.
+    pub fn state_dict(&self) -> Result<StateDict> {
         let mut dict: StateDict = self.weights().into_iter().map(|(name, t)| (format!("module.{name}"), t)).collect();
-        // A scalar on the CPU is a node with a value from the start; making one cannot fail but for memory.
-        dict.extend(Tensor::from_slice(&[self.n_averaged as i64], (), Device::cpu()).into_iter().map(|t| ("n_averaged".to_string(), t)));
-        dict
+        dict.insert("n_averaged".to_string(), Tensor::from_slice(&[self.n_averaged as i64], (), Device::cpu())?);
+        Ok(dict)
     }
 
     /// Sets the state from what [`state_dict`](AveragedModel::state_dict) gave.

@@ -86,12 +86,12 @@ impl Optimizer for Combined<'_> {
     }
 
     /// As theirs, behind the number of the optimizer: `1.0.exp_avg`.
-    fn state_dict(&self) -> StateDict {
+    fn state_dict(&self) -> Result<StateDict> {
         let mut all = StateDict::new();
         for (i, part) in self.parts.iter().enumerate() {
-            all.extend(part.state_dict().into_iter().map(|(key, t)| (format!("{i}.{key}"), t)));
+            all.extend(part.state_dict()?.into_iter().map(|(key, t)| (format!("{i}.{key}"), t)));
         }
-        all
+        Ok(all)
     }
 
     fn load_state_dict(&mut self, dict: &StateDict) -> Result<()> {
@@ -105,7 +105,7 @@ impl Optimizer for Combined<'_> {
             shares[i].insert(rest.to_string(), t.clone());
         }
         // All or nothing: those before one that refuses get their old state again.
-        let before: Vec<StateDict> = self.parts.iter().map(|p| p.state_dict()).collect();
+        let before: Vec<StateDict> = self.parts.iter().map(|p| p.state_dict()).collect::<Result<_>>()?;
         for i in 0..self.parts.len() {
             if let Err(e) = self.parts[i].load_state_dict(&shares[i]) {
                 for (part, old) in self.parts[..i].iter_mut().zip(&before) {

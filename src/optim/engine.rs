@@ -338,22 +338,20 @@ impl<R: Rule> Core<R> {
         Ok(roots)
     }
 
-    pub fn state_dict(&self) -> StateDict {
+    pub fn state_dict(&self) -> Result<StateDict> {
         let mut dict = StateDict::new();
-        let mut number = |key: String, value: f64| {
-            // A scalar on the CPU is a node with a value from the start; making one cannot fail but for memory.
-            if let Ok(t) = Tensor::from_slice(&[value], (), Device::cpu()) {
-                dict.insert(key, t);
-            }
+        let mut number = |key: String, value: f64| -> Result<()> {
+            dict.insert(key, Tensor::from_slice(&[value], (), Device::cpu())?);
+            Ok(())
         };
         for (i, group) in self.groups.iter().enumerate() {
-            number(format!("groups.{i}.lr"), group.lr);
+            number(format!("groups.{i}.lr"), group.lr)?;
             if let Some(lr) = group.initial_lr {
-                number(format!("groups.{i}.initial_lr"), lr);
+                number(format!("groups.{i}.initial_lr"), lr)?;
             }
-            number(format!("groups.{i}.maximize"), group.maximize.get());
+            number(format!("groups.{i}.maximize"), group.maximize.get())?;
             for (name, value) in group.rule.clone().settings() {
-                number(format!("groups.{i}.{name}"), value.get());
+                number(format!("groups.{i}.{name}"), value.get())?;
             }
         }
         for (i, slot) in self.slots.iter().enumerate() {
@@ -363,16 +361,16 @@ impl<R: Rule> Core<R> {
             let (steps, product) = match &slot.clock {
                 Clock::Host(0, _) => continue,
                 Clock::Host(n, product) => {
-                    (Tensor::from_slice(&[*n as i64], (), Device::cpu()), Tensor::from_slice(&[*product], (), Device::cpu()))
+                    (Tensor::from_slice(&[*n as i64], (), Device::cpu())?, Tensor::from_slice(&[*product], (), Device::cpu())?)
                 }
-                Clock::Device(steps, product) => (Ok(steps.clone()), Ok(product.clone())),
+                Clock::Device(steps, product) => (steps.clone(), product.clone()),
             };
-            dict.extend(steps.into_iter().map(|t| (format!("{i}.step"), t)));
+            dict.insert(format!("{i}.step"), steps);
             if let Some(name) = self.groups[slot.group].rule.product() {
-                dict.extend(product.into_iter().map(|t| (format!("{i}.{name}"), t)));
+                dict.insert(format!("{i}.{name}"), product);
             }
         }
-        dict
+        Ok(dict)
     }
 
     pub fn load_state_dict(&mut self, dict: &StateDict) -> Result<()> {
@@ -579,7 +577,7 @@ macro_rules! optimizer {
                 fn set_setting(&mut self, group: usize, name: &str, value: f64) -> $crate::Result<()> {
                     self.0.set_setting(group, name, value)
                 }
-                fn state_dict(&self) -> $crate::io::StateDict {
+                fn state_dict(&self) -> $crate::Result<$crate::io::StateDict> {
                     self.0.state_dict()
                 }
                 fn load_state_dict(&mut self, dict: &$crate::io::StateDict) -> $crate::Result<()> {

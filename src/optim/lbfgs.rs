@@ -190,14 +190,16 @@ impl LBFGS {
     }
 
     /// The state, for a checkpoint: the history, the last direction and gradient, the learning rate.
-    pub fn state_dict(&self) -> StateDict {
+    ///
+    /// # Errors
+    /// No memory for a number.
+    pub fn state_dict(&self) -> Result<StateDict> {
         let s = &self.state;
         let mut dict = StateDict::new();
         let numbers =
             [("lr", self.lr), ("n_iter", s.n_iter as f64), ("func_evals", s.func_evals as f64), ("t", s.t), ("prev_loss", s.prev_loss)];
         for (name, value) in numbers {
-            // A scalar on the CPU is a node with a value from the start; making one cannot fail but for memory.
-            dict.extend(Tensor::from_slice(&[value], (), Device::cpu()).into_iter().map(|t| (name.to_string(), t)));
+            dict.insert(name.to_string(), Tensor::from_slice(&[value], (), Device::cpu())?);
         }
         for (name, t) in LAST.iter().zip(s.last.iter().flatten()) {
             dict.insert(name.to_string(), t.clone());
@@ -207,7 +209,7 @@ impl LBFGS {
                 dict.insert(format!("{name}.{i}"), t.clone());
             }
         }
-        dict
+        Ok(dict)
     }
 
     /// Sets the state from what [`state_dict`](LBFGS::state_dict) gave.

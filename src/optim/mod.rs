@@ -62,7 +62,7 @@ use crate::{Error, Result, Tensor};
 ///     optimizer.step(loss.backward()?)?;
 /// }
 /// assert_eq!(optimizer.lr(), 1e-3 / 3.0);
-/// assert!(optimizer.state_dict().contains_key("0.exp_avg"));
+/// assert!(optimizer.state_dict()?.contains_key("0.exp_avg"));
 /// # Ok::<(), fornax::Error>(())
 /// ```
 pub trait Optimizer {
@@ -117,7 +117,10 @@ pub trait Optimizer {
 
     /// The state (settings of the groups, momentum, moments, step counts): `3.exp_avg` belongs to the fourth parameter, `groups.0.lr` to the first
     /// group.
-    fn state_dict(&self) -> StateDict;
+    ///
+    /// # Errors
+    /// No memory for a number.
+    fn state_dict(&self) -> Result<StateDict>;
 
     /// Sets the state from what [`state_dict`](Optimizer::state_dict) gave: training goes on as it would have.
     ///

@@ -27,7 +27,7 @@ const FORMAT: &str = "fornax-checkpoint";
 /// let mut optimizer = AdamW::new(model.parameters(), 1e-3);
 /// let mut checkpoint = Checkpoint::new();
 /// checkpoint.insert("model", model.state_dict());
-/// checkpoint.insert("optimizer", optimizer.state_dict());
+/// checkpoint.insert("optimizer", optimizer.state_dict()?);
 /// checkpoint.set("epoch", 7);
 /// checkpoint.save(&folder)?;
 ///

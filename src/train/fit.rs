@@ -418,24 +418,24 @@ impl<'a> Core<'a> {
             return Ok(());
         }
         self.read_late(0)?;
-        let checkpoint = self.checkpoint(place);
+        let checkpoint = self.checkpoint(place)?;
         let mut wanted = wanted.into_iter();
         self.each(&mut |c, run| if wanted.next() == Some(true) { c.on_checkpoint(&checkpoint, run) } else { Ok(()) })
     }
 
-    fn checkpoint(&self, place: Option<LoaderState>) -> Checkpoint {
+    fn checkpoint(&self, place: Option<LoaderState>) -> Result<Checkpoint> {
         let mut checkpoint = Checkpoint::new();
         let State { epoch, batch, step, rows, logs, history, means, .. } = &self.state;
         checkpoint.insert("model", self.model.state_dict());
-        checkpoint.insert("optimizer", self.optimizer.state_dict());
+        checkpoint.insert("optimizer", self.optimizer.state_dict()?);
         if let Some((scheduler, _)) = &self.scheduler {
-            checkpoint.insert("scheduler", scheduler.state_dict());
+            checkpoint.insert("scheduler", scheduler.state_dict()?);
         }
         if let Some(scaler) = &self.scaler {
             checkpoint.insert("scaler", scaler.state_dict());
         }
         if let Some(average) = &self.average {
-            checkpoint.insert("average", average.state_dict());
+            checkpoint.insert("average", average.state_dict()?);
         }
         checkpoint.set("trainer", serde_json::json!({ "epoch": epoch, "batch": batch, "step": step, "rows": rows }));
         checkpoint.set_rng(crate::rng_state());
@@ -448,7 +448,7 @@ impl<'a> Core<'a> {
         let numbers = |state: Vec<f64>| Json::from(state.into_iter().map(json_number).collect::<Vec<_>>());
         checkpoint.set("metrics", self.metrics.iter().map(|m| numbers(m.state())).collect::<Vec<_>>());
         self.callbacks.iter().for_each(|c| c.save(&mut checkpoint));
-        checkpoint
+        Ok(checkpoint)
     }
 
     /// Loads a checkpoint, if one is there; gives the loader's place where it is one in the middle of an epoch.

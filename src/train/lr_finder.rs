@@ -92,7 +92,7 @@ impl LrFinder {
             let message = format!("{self:?}: 0 < start < end, at least 2 steps, a smoothing in 0..1 and diverge above 1 are wanted");
             return Err(Error::argument("LrFinder", message));
         }
-        let (weights, state, rng) = (model.state_dict(), optimizer.state_dict(), crate::rng_state());
+        let (weights, state, rng) = (model.state_dict(), optimizer.state_dict()?, crate::rng_state());
         let curve = self.test(model, optimizer, loader, step);
         model.load_state_dict(&weights, true)?;
         optimizer.load_state_dict(&state)?;

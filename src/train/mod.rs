@@ -43,7 +43,7 @@
 //!     log.log(epoch + 1, step, &Logs::from_iter([("loss", loss)]))?;
 //!     let mut checkpoint = Checkpoint::new();
 //!     checkpoint.insert("model", model.state_dict());
-//!     checkpoint.insert("optimizer", optimizer.state_dict());
+//!     checkpoint.insert("optimizer", optimizer.state_dict()?);
 //!     checkpoint.set("epoch", epoch + 1);
 //!     checkpoint.set_rng(fornax::rng_state());
 //!     checkpointer.save(&checkpoint, step, Some(loss))?;

@@ -265,20 +265,24 @@ fn checkpointed_gradients_are_the_same() {
     }
 }
 
-/// Waits for a word from elsewhere and passes its input on.
-#[derive(Debug)]
-struct Waits(Mutex<Receiver<()>>);
+/// Passes its input on, after something else.
+pub struct After<F>(pub &'static str, pub F);
 
-impl CustomOp for Waits {
+impl<F> std::fmt::Debug for After<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl<F: Fn() -> Result<()> + Send + Sync + 'static> CustomOp for After<F> {
     fn name(&self) -> &'static str {
-        "waits"
+        self.0
     }
     fn infer(&self, inputs: &[(Shape, DType)]) -> Result<Vec<(Shape, DType)>> {
         Ok(vec![inputs[0].clone()])
     }
     fn cpu(&self, inputs: &CustomInputs, outputs: &mut CustomOutputs) -> Result<()> {
-        let word = self.0.lock().unwrap().recv_timeout(Duration::from_secs(120));
-        word.map_err(|e| Error::Kernel { op: "waits".into(), message: e.to_string() })?;
+        (self.1)()?;
         outputs.get::<f32>(0)?.copy_from_slice(inputs.get::<f32>(0)?);
         Ok(())
     }
@@ -292,7 +296,12 @@ impl CustomOp for Waits {
 fn devices_do_not_wait_for_each_other() -> Result<()> {
     let Some(gpu) = gpu() else { return Ok(()) };
     let (done, word) = channel();
-    let y = custom(Waits(Mutex::new(word)), &[&Tensor::ones(3, Device::cpu())])?.remove(0) * 2.0;
+    let word: Mutex<Receiver<()>> = Mutex::new(word);
+    let wait = move || {
+        let word = word.lock().unwrap().recv_timeout(Duration::from_secs(120));
+        word.map_err(|e| Error::Kernel { op: "waits".into(), message: e.to_string() })
+    };
+    let y = custom(After("waits", wait), &[&Tensor::ones(3, Device::cpu())])?.remove(0) * 2.0;
     let other = std::thread::spawn(move || {
         let sum = (Tensor::ones([7, 5], gpu) * 3.0).sum(()).item::<f32>();
         done.send(()).map(|()| sum)

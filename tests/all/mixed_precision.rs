@@ -127,7 +127,7 @@ fn learns(device: Device, steps: usize) -> Result<()> {
         if dtype == DType::F16 {
             let scale = scaler.get_scale()?;
             assert!((1.0..2f64.powi(24)).contains(&scale), "the scale has not come down: {scale}");
-            let taken = optimizer.state_dict()["0.step"].item::<i32>()?;
+            let taken = optimizer.state_dict()?["0.step"].item::<i32>()?;
             let skipped = 24 - scale.log2() as i32;
             assert_eq!(taken, steps as i32 - skipped, "steps taken");
         }

@@ -47,7 +47,7 @@ impl Golden {
                     optimizer.set_setting(group, "lr", lr * 0.5)?;
                 }
                 // The state, with the new learning rates, survives a trip through its dict.
-                let state = optimizer.state_dict();
+                let state = optimizer.state_dict()?;
                 optimizer = Combined::new(make(params.clone()));
                 optimizer.load_state_dict(&state)?;
             }
@@ -195,7 +195,7 @@ fn with_skipped_steps(device: Device, names: &[&str]) -> Result<()> {
                 for (group, lr) in optimizer.lrs().into_iter().enumerate() {
                     optimizer.set_setting(group, "lr", lr * 0.5)?;
                 }
-                let state = optimizer.state_dict();
+                let state = optimizer.state_dict()?;
                 optimizer = one(name, params.clone());
                 optimizer.load_state_dict(&state)?;
             }
@@ -213,7 +213,7 @@ fn with_skipped_steps(device: Device, names: &[&str]) -> Result<()> {
                 }
             }
         }
-        assert_eq!(optimizer.state_dict()["0.step"].to_vec::<f64>()?, [10.0], "{name}");
+        assert_eq!(optimizer.state_dict()?["0.step"].to_vec::<f64>()?, [10.0], "{name}");
         // Halved four times; doubled once, by four good steps after the third skipped one, and once by the last four.
         assert_eq!(scaler.get_scale()?, 1024.0 / 4.0, "{name}");
     }
@@ -311,7 +311,7 @@ fn a_state_dict_goes_on_bit_for_bit() -> Result<()> {
             for i in 0..4 {
                 step(&params, &mut *optimizer, &mut scaler, i)?;
             }
-            let mut dict = optimizer.state_dict();
+            let mut dict = optimizer.state_dict()?;
             dict.extend(scaler.state_dict().into_iter().map(|(k, t)| (format!("scaler.{k}"), t)));
             dict.extend(params.iter().enumerate().map(|(i, p)| (format!("param.{i}"), p.value())));
             safetensors::save(&path, &dict)?;
@@ -376,7 +376,7 @@ fn lbfgs(device: Device) -> Result<()> {
             assert!((loss - want).abs() < 1e-7 * (1.0 + want), "{name}, step {step}: {loss} must be {want}");
             golden.check(&format!("{name}.{}.point", step + 1), &p.value(), 1e-7)?;
             // The state survives a trip through its dict.
-            let state = optimizer.state_dict();
+            let state = optimizer.state_dict()?;
             optimizer = make(vec![p.clone()]);
             optimizer.load_state_dict(&state)?;
         }
@@ -417,7 +417,7 @@ fn averages(device: Device) -> Result<()> {
                 golden.check(&format!("{name}.{step}.{key}"), &t, 2e-5)?;
             }
             if step == 3 {
-                let state = average.state_dict();
+                let state = average.state_dict()?;
                 assert_eq!(state["n_averaged"].item::<i64>()?, 3);
                 average = match name {
                     "ema" => AveragedModel::ema(&model, 0.8)?,
@@ -448,6 +448,37 @@ fn averages_equal_pytorchs_on_the_cpu() -> Result<()> {
 #[test]
 fn averages_equal_pytorchs_on_the_gpu() -> Result<()> {
     harness::gpu().map_or(Ok(()), averages)
+}
+
+/// Of several optimizers as one: groups are numbered through, and a state that does not fit changes nothing.
+#[test]
+fn combined_optimizers_are_one() -> Result<()> {
+    let golden = Golden::new(Device::cpu())?;
+    let params = golden.params()?;
+    let make = |p: &[Param]| -> [Box<dyn Optimizer>; 2] {
+        [Box::new(Adam::new([p[0].clone()], 0.1)), Box::new(SGD::new([p[1].clone()], 0.2).momentum(0.9))]
+    };
+    let mut both = Combined::new(make(&params));
+    both.step(golden.loss(&params)?.backward()?)?;
+    assert_eq!((both.num_groups(), both.lrs()), (2, vec![0.1, 0.2]));
+    assert_eq!((both.setting(1, "momentum"), both.setting(0, "momentum"), both.setting(2, "lr")), (Some(0.9), None, None));
+    assert!(both.set_setting(2, "lr", 0.1).unwrap_err().to_string().contains("group 2 of 2"));
+    let state = both.state_dict()?;
+    let bits = |state: &StateDict| state.iter().map(|(k, t)| Ok((k.clone(), t.to_vec::<f64>()?))).collect::<Result<Vec<_>>>();
+    for wrong in ["1.0.momentum_buffer", "2.groups.0.lr", "lr"] {
+        let mut dict = state.clone();
+        // The first optimizer's part fits, and differs.
+        dict.insert("0.groups.0.lr".into(), Tensor::from_slice(&[0.5f64], (), Device::cpu())?);
+        dict.insert(wrong.into(), Tensor::zeros([7, 7], Device::cpu()));
+        assert!(both.load_state_dict(&dict).is_err(), "{wrong}");
+        assert_eq!(bits(&both.state_dict()?)?, bits(&state)?, "{wrong}");
+    }
+    // A setting out of its range in the second: the first has not stepped either.
+    both.set_setting(1, "lr", -1.0)?;
+    let before = params[0].value().to_vec::<f32>()?;
+    assert!(both.step(golden.loss(&params)?.backward()?).is_err());
+    assert_eq!(params[0].value().to_vec::<f32>()?, before);
+    Ok(())
 }
 
 #[test]
@@ -488,7 +519,7 @@ fn state_that_does_not_fit_is_an_error_and_changes_nothing() -> Result<()> {
     let w = Param::new(fornax::Tensor::ones([2, 3], Device::cpu()));
     let mut a = SGD::new([w.clone()], 0.1).momentum(0.9);
     a.step(w.get().square().sum(()).backward()?)?;
-    let state = a.state_dict();
+    let state = a.state_dict()?;
     let names = [
         "0.momentum_buffer",
         "0.step",
@@ -540,7 +571,7 @@ fn maximizing_a_loss_is_minimizing_its_negative_bit_for_bit() -> Result<()> {
     let mut optimizer = SGD::new([up.clone()], 0.25).maximize(true).group([down.clone()], |g| g.maximize(false));
     optimizer.step((up.get() + down.get()).sum(()).backward()?)?;
     assert_eq!((up.value().item::<f32>()?, down.value().item::<f32>()?), (1.25, 0.75));
-    let mut old = optimizer.state_dict();
+    let mut old = optimizer.state_dict()?;
     old.retain(|name, _| !name.ends_with("maximize"));
     optimizer.load_state_dict(&old)?;
     assert_eq!((optimizer.setting(0, "maximize"), optimizer.setting(1, "maximize")), (Some(1.0), Some(0.0)));

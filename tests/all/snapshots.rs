@@ -245,7 +245,7 @@ fn a_loaded_checkpoint_trains_on() -> Result<()> {
         step(&model, &mut optimizer)?;
         let mut c = Checkpoint::new();
         c.insert("model", model.state_dict());
-        c.insert("optimizer", optimizer.state_dict());
+        c.insert("optimizer", optimizer.state_dict()?);
         c.save(folder.path().join("x"))?;
         step(&model, &mut optimizer)?;
         let (other, loaded) = (Linear::new(3, 2, device), Checkpoint::load(folder.path().join("x"))?);

@@ -383,7 +383,7 @@ fn everything(folder: &Path, stop: Option<u64>) -> Result<(Vec<(String, Vec<f64>
     }
     let report = trainer.fit(&loader, step)?;
     drop(trainer);
-    average.0.extend(ema.state_dict());
+    average.0.extend(ema.state_dict()?);
     Ok((weights(&model), average.0, report))
 }
 
@@ -578,11 +578,16 @@ fn a_finder_finds_a_rate_and_leaves_no_trace() -> Result<()> {
         let step = |m: &Linear, [x, y]: [Tensor; 2]| nn::mse_loss(&m.forward(&x)?.try_squeeze(-1)?, &y);
         let [x0, y0] = loader.epoch(0).next().unwrap()?;
         optimizer.step(step(&model, [x0, y0])?.backward()?)?;
-        let before =
-            (weights(&model), optimizer.state_dict().into_iter().map(|(n, t)| (n, t.to_vec::<f64>().unwrap())).collect::<Vec<_>>());
+        let before = (
+            weights(&model),
+            optimizer.state_dict().unwrap().into_iter().map(|(n, t)| (n, t.to_vec::<f64>().unwrap())).collect::<Vec<_>>(),
+        );
         let steps = if device.is_gpu() { 25 } else { 100 };
         let curve = LrFinder::new().range(1e-5, 100.0).steps(steps).run(&model, &mut optimizer, &loader, step)?;
-        let after = (weights(&model), optimizer.state_dict().into_iter().map(|(n, t)| (n, t.to_vec::<f64>().unwrap())).collect::<Vec<_>>());
+        let after = (
+            weights(&model),
+            optimizer.state_dict().unwrap().into_iter().map(|(n, t)| (n, t.to_vec::<f64>().unwrap())).collect::<Vec<_>>(),
+        );
         assert_eq!(before, after);
         // It saw the loss diverge, and the rate lies below that.
         assert!(curve.points.len() < steps, "{} points", curve.points.len());

@@ -57,12 +57,12 @@ pub struct Chained {
 }
 
 /// The states of parts, under their numbers, beside lists of numbers.
-fn join(parts: &[Box<dyn Scheduler>], own: &[(&str, &[f64])]) -> StateDict {
-    let mut dict = state(own);
+fn join(parts: &[Box<dyn Scheduler>], own: &[(&str, &[f64])]) -> Result<StateDict> {
+    let mut dict = state(own)?;
     for (i, part) in parts.iter().enumerate() {
-        dict.extend(part.state_dict().into_iter().map(|(k, t)| (format!("{i}.{k}"), t)));
+        dict.extend(part.state_dict()?.into_iter().map(|(k, t)| (format!("{i}.{k}"), t)));
     }
-    dict
+    Ok(dict)
 }
 
 /// The entries of `dict` that are not those of a part, and those of each part.
@@ -81,7 +81,7 @@ fn split(dict: &StateDict, parts: usize) -> (StateDict, Vec<StateDict>) {
 
 /// Loads the parts; what was loaded is undone where one fails.
 fn load(parts: &mut [Box<dyn Scheduler>], dicts: &[StateDict]) -> Result<()> {
-    let old: Vec<StateDict> = parts.iter().map(|p| p.state_dict()).collect();
+    let old: Vec<StateDict> = parts.iter().map(|p| p.state_dict()).collect::<Result<_>>()?;
     for i in 0..parts.len() {
         if let Err(e) = parts[i].load_state_dict(&dicts[i]) {
             for j in 0..i {
@@ -114,7 +114,7 @@ impl Scheduler for Chained {
         self.last.clone()
     }
 
-    fn state_dict(&self) -> StateDict {
+    fn state_dict(&self) -> Result<StateDict> {
         join(&self.parts, &[("last_lr", &self.last)])
     }
 
@@ -214,7 +214,7 @@ impl Scheduler for Sequential {
         self.last.clone()
     }
 
-    fn state_dict(&self) -> StateDict {
+    fn state_dict(&self) -> Result<StateDict> {
         join(&self.parts, &[("last_epoch", &[self.epoch as f64]), ("last_lr", &self.last)])
     }
 

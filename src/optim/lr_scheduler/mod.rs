@@ -46,7 +46,7 @@ use crate::{Device, Error, Result, Tensor};
 /// let mut optimizer = SGD::new(layer.parameters(), 1.0);
 /// let mut scheduler = ExponentialLR::new(0.5).start(&mut optimizer)?;
 /// scheduler.step(&mut optimizer)?;
-/// let saved = (optimizer.state_dict(), scheduler.state_dict());
+/// let saved = (optimizer.state_dict()?, scheduler.state_dict()?);
 /// scheduler.step(&mut optimizer)?;
 /// assert_eq!(scheduler.last_lr(), [0.25]);
 /// // Back to where it was saved.
@@ -82,7 +82,10 @@ pub trait Scheduler {
     fn last_lr(&self) -> Vec<f64>;
 
     /// The state, for a checkpoint. The learning rates themselves are part of the optimizer's.
-    fn state_dict(&self) -> StateDict;
+    ///
+    /// # Errors
+    /// No memory for a number.
+    fn state_dict(&self) -> Result<StateDict>;
 
     /// Sets the state from what [`state_dict`](Scheduler::state_dict) gave.
     ///
@@ -211,7 +214,7 @@ impl<R: Rate> Scheduler for Running<R> {
         self.last.clone()
     }
 
-    fn state_dict(&self) -> StateDict {
+    fn state_dict(&self) -> Result<StateDict> {
         state(&[("last_epoch", &[self.epoch as f64]), ("base_lrs", &self.base), ("last_lr", &self.last)])
     }
 
@@ -260,10 +263,9 @@ fn momentum_name(op: &'static str, optimizer: &dyn Optimizer, group: usize) -> R
 }
 
 /// Lists of numbers as a state dict, exact to the bit.
-fn state(lists: &[(&str, &[f64])]) -> StateDict {
-    // Making a tensor of a few numbers on the CPU cannot fail but for memory.
-    let tensor = |numbers: &[f64]| Tensor::from_slice(numbers, numbers.len(), Device::cpu()).ok();
-    lists.iter().filter_map(|(name, numbers)| Some((name.to_string(), tensor(numbers)?))).collect()
+fn state(lists: &[(&str, &[f64])]) -> Result<StateDict> {
+    let entry = |&(name, numbers): &(&str, &[f64])| Ok((name.to_string(), Tensor::from_slice(numbers, numbers.len(), Device::cpu())?));
+    lists.iter().map(entry).collect()
 }
 
 /// A state dict's lists of numbers, each taken once.

@@ -166,7 +166,7 @@ impl Scheduler for Plateau {
         self.last.clone()
     }
 
-    fn state_dict(&self) -> StateDict {
+    fn state_dict(&self) -> Result<StateDict> {
         let numbers = [self.best, self.bad as f64, self.cooling as f64];
         state(&[("best", &numbers[..1]), ("num_bad_epochs", &numbers[1..2]), ("cooldown_counter", &numbers[2..]), ("last_lr", &self.last)])
     }
