@@ -3,7 +3,7 @@
 use super::config::{AdapterConfig, LoraConfig, Targets};
 use crate::nn::{Adaptable, Hook, Item, LayerKind, Module, Param, Slot, Tied, Walk, Weight};
 use crate::{Error, Result};
-use regex::Regex;
+use regex_lite::Regex;
 use std::collections::{BTreeSet, HashSet};
 
 /// A layer of a model.

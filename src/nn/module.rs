@@ -44,13 +44,19 @@ impl<'a> Walk<'a> {
 
     /// Walks a field: `name` becomes a part of the path.
     pub fn field(&mut self, name: &str, walk: impl FnOnce(&mut Self)) {
+        let end = self.enter(name);
+        walk(self);
+        self.path.truncate(end);
+    }
+
+    /// Goes down; the length of the path to come back to.
+    fn enter(&mut self, name: &str) -> usize {
         let end = self.path.len();
         if end > 0 {
             self.path.push('.');
         }
         self.path.push_str(name);
-        walk(self);
-        self.path.truncate(end);
+        end
     }
 
     /// Says that a module begins here.
@@ -97,53 +103,32 @@ pub trait Module {
 
     /// The parameters with their paths, in the order of the fields; a shared one once, under its first path.
     fn named_parameters(&self) -> Vec<(String, Param)> {
-        let mut out = Vec::new();
-        let mut seen = HashSet::new();
-        self.walk(&mut Walk::new(&mut |path, item| {
-            if let Item::Param(p) = item
-                && seen.insert(p.id())
-            {
-                out.push((path.to_string(), p.clone()));
-            }
-        }));
-        out
+        params(&|walk| self.walk(walk))
     }
 
     /// The parameters: what an optimizer takes.
     fn parameters(&self) -> Vec<Param> {
-        self.named_parameters().into_iter().map(|(_, p)| p).collect()
+        unnamed(self.named_parameters())
     }
 
     /// The buffers (running statistics and the like) with their paths.
     fn named_buffers(&self) -> Vec<(String, Buffer)> {
-        let mut out = Vec::new();
-        self.walk(&mut Walk::new(&mut |path, item| {
-            if let Item::Buffer(b) = item {
-                out.push((path.to_string(), b.clone()));
-            }
-        }));
-        out
+        buffers(&|walk| self.walk(walk))
     }
 
     /// The layers that can be replaced ([`Slot`]), with their paths.
     fn named_slots(&self) -> Vec<(String, Slot)> {
-        let mut out = Vec::new();
-        self.walk(&mut Walk::new(&mut |path, item| {
-            if let Item::Slot(s) = item {
-                out.push((path.to_string(), s.clone()));
-            }
-        }));
-        out
+        slots(&|walk| self.walk(walk))
     }
 
     /// The number of elements of all parameters.
     fn num_params(&self) -> usize {
-        self.parameters().iter().map(|p| p.shape().numel()).sum()
+        count(self.parameters())
     }
 
     /// All parameters and persistent buffers by path, under PyTorch's names. The tensors are handles, not copies.
     fn state_dict(&self) -> StateDict {
-        state::collect(|walk| self.walk(walk))
+        state::collect(&|walk| self.walk(walk))
     }
 
     /// Sets parameters and buffers from a state dict; values are cast to the dtype and moved to the device of what they replace.
@@ -153,7 +138,7 @@ pub trait Module {
     /// # Errors
     /// `Error::StateDict` names every entry that is of another shape, and with `strict` every missing and unexpected one. Nothing is changed then.
     fn load_state_dict(&self, dict: &StateDict, strict: bool) -> Result<state::Loaded> {
-        state::load(|walk| self.walk(walk), dict, strict)
+        state::load(&|walk| self.walk(walk), dict, strict)
     }
 
     /// Loads a safetensors file, strictly. The file is memory-mapped: on the CPU the values are the file's own bytes, so that nobody may change it in place while
@@ -191,21 +176,17 @@ pub trait Module {
 
     /// Training or evaluation mode.
     fn set_training(&self, on: bool) {
-        self.walk(&mut Walk::new(&mut |_, item| {
-            if let Item::Mode(m) = item {
-                m.set(on);
-            }
-        }));
+        set_training(&|walk| self.walk(walk), on)
     }
 
     /// Excludes the parameters from gradients.
     fn freeze(&self) {
-        self.parameters().iter().for_each(|p| p.set_frozen(true));
+        freeze(self.parameters(), true)
     }
 
     /// Includes the parameters in gradients again.
     fn unfreeze(&self) {
-        self.parameters().iter().for_each(|p| p.set_frozen(false));
+        freeze(self.parameters(), false)
     }
 
     /// Excludes from gradients the parameters whose path is `prefix` or lies below it: `"layer1"` is `layer1.0.conv1.weight` too, but not
@@ -240,7 +221,7 @@ pub trait Module {
     /// # Errors
     /// Where a dtype does not exist on the device, or its memory is full. Nothing is changed then.
     fn to(&self, device: Device) -> Result<()> {
-        change(|walk| self.walk(walk), false, |t| t.try_to(device))
+        change(&|walk| self.walk(walk), false, &|t| t.try_to(device))
     }
 
     /// Casts floating-point parameters and buffers, but for those of a dtype of their own ([`Buffer::fixed`]).
@@ -248,14 +229,70 @@ pub trait Module {
     /// # Errors
     /// Where the dtype does not exist on the device. Nothing is changed then.
     fn to_dtype(&self, dtype: DType) -> Result<()> {
-        change(|walk| self.walk(walk), true, |t| if t.dtype().is_float() { t.try_cast(dtype) } else { Ok(t.clone()) })
+        change(&|walk| self.walk(walk), true, &|t| if t.dtype().is_float() { t.try_cast(dtype) } else { Ok(t.clone()) })
     }
 
     /// A table of the modules inside, their parameters' shapes and numbers. [`Forward::summary`](super::Forward::summary) also has the shapes of what they
     /// give.
     fn describe(&self) -> String {
-        describe(|walk| self.walk(walk))
+        describe(&|walk| self.walk(walk))
     }
+}
+
+/// A module as its walk: what follows is compiled once, and not for each type of module.
+pub(super) type Walks<'a> = &'a dyn Fn(&mut Walk<'_>);
+
+fn params(walk: Walks) -> Vec<(String, Param)> {
+    let mut out = Vec::new();
+    let mut seen = HashSet::new();
+    walk(&mut Walk::new(&mut |path, item| {
+        if let Item::Param(p) = item
+            && seen.insert(p.id())
+        {
+            out.push((path.to_string(), p.clone()));
+        }
+    }));
+    out
+}
+
+fn unnamed(params: Vec<(String, Param)>) -> Vec<Param> {
+    params.into_iter().map(|(_, p)| p).collect()
+}
+
+fn count(params: Vec<Param>) -> usize {
+    params.iter().map(|p| p.shape().numel()).sum()
+}
+
+fn freeze(params: Vec<Param>, frozen: bool) {
+    params.iter().for_each(|p| p.set_frozen(frozen));
+}
+
+fn buffers(walk: Walks) -> Vec<(String, Buffer)> {
+    let mut out = Vec::new();
+    walk(&mut Walk::new(&mut |path, item| {
+        if let Item::Buffer(b) = item {
+            out.push((path.to_string(), b.clone()));
+        }
+    }));
+    out
+}
+
+fn slots(walk: Walks) -> Vec<(String, Slot)> {
+    let mut out = Vec::new();
+    walk(&mut Walk::new(&mut |path, item| {
+        if let Item::Slot(s) = item {
+            out.push((path.to_string(), s.clone()));
+        }
+    }));
+    out
+}
+
+fn set_training(walk: Walks, on: bool) {
+    walk(&mut Walk::new(&mut |_, item| {
+        if let Item::Mode(m) = item {
+            m.set(on);
+        }
+    }));
 }
 
 /// Whether a path is this prefix or lies below it.
@@ -275,7 +312,7 @@ fn set_frozen(params: Vec<(String, Param)>, prefix: &str, frozen: bool) -> Resul
 }
 
 /// Replaces the values of all cells, or of none. `casts`: what has a dtype of its own is left as it is.
-fn change(walk: impl Fn(&mut Walk<'_>), casts: bool, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<()> {
+fn change(walk: Walks, casts: bool, f: &dyn Fn(&Tensor) -> Result<Tensor>) -> Result<()> {
     let mut params: Vec<(Param, Result<Tensor>)> = Vec::new();
     let mut buffers: Vec<(Buffer, Result<Tensor>)> = Vec::new();
     walk(&mut Walk::new(&mut |_, item| match item {
@@ -291,7 +328,7 @@ fn change(walk: impl Fn(&mut Walk<'_>), casts: bool, f: impl Fn(&Tensor) -> Resu
     Ok(())
 }
 
-fn describe(walk: impl Fn(&mut Walk<'_>)) -> String {
+fn describe(walk: Walks) -> String {
     struct Row {
         path: String,
         kind: &'static str,

@@ -83,9 +83,12 @@ fn constant(t: Tensor) -> Tensor {
 /// alone holds the old value, so that the planner can overwrite it in place.
 fn update(op: &'static str, cell: &Mutex<Tensor>, f: impl FnOnce(Tensor) -> Result<Tensor>) -> Result<()> {
     let old = lock(cell).clone();
-    let (shape, dtype, device) = (old.shape().clone(), old.dtype(), old.device());
-    let before = old.node.seq;
-    let new = with_grad(false, || f(old))?;
+    let kind = (old.shape().clone(), old.dtype(), old.device(), old.node.seq);
+    put(op, cell, kind, with_grad(false, || f(old))?)
+}
+
+/// Sets what [`update`] has computed from a value of this kind and number.
+fn put(op: &'static str, cell: &Mutex<Tensor>, (shape, dtype, device, before): (Shape, DType, Device, u64), new: Tensor) -> Result<()> {
     if *new.shape() != shape {
         return Err(Error::shape(op, &[new.shape()], format!("the new value must have the shape of the old one, {shape}")));
     }

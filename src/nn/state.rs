@@ -1,5 +1,6 @@
 //! State dicts: a module's tensors by path.
 
+use super::module::Walks;
 use super::{Buffer, Extra, Item, Param, Walk};
 use crate::io::StateDict;
 use crate::{DType, Device, Error, Result, Tensor};
@@ -13,7 +14,7 @@ pub struct Loaded {
     pub unexpected: Vec<String>,
 }
 
-pub(crate) fn collect(walk: impl Fn(&mut Walk<'_>)) -> StateDict {
+pub(crate) fn collect(walk: Walks) -> StateDict {
     let mut dict = StateDict::new();
     walk(&mut Walk::new(&mut |path, item| {
         let value = match item {
@@ -43,7 +44,7 @@ enum Change {
     Buffer(Buffer, Tensor),
 }
 
-pub(crate) fn load(walk: impl Fn(&mut Walk<'_>), dict: &StateDict, strict: bool) -> Result<Loaded> {
+pub(crate) fn load(walk: Walks, dict: &StateDict, strict: bool) -> Result<Loaded> {
     let mut loaded = Loaded::default();
     let mut misshapen = Vec::new();
     let mut failed = None;

@@ -31,7 +31,7 @@ pub(super) enum Linalg {
     Inverse,
 }
 
-/// Linear algebra works on matrices in the last two axes, over any leading batch axes, in f32 or f64 (f16 and bf16 are computed in f32). It
+/// Linear algebra (feature `linalg`) works on matrices in the last two axes, over any leading batch axes, in f32 or f64 (f16 and bf16 are computed in f32). It
 /// runs on the CPU: a GPU tensor travels there and its result back, which waits for the GPU. Errors that lie in the numbers (a singular
 /// matrix) come when the result is computed.
 #[fornax_derive::fallible]

@@ -53,7 +53,7 @@ impl Optimizer for Combined<'_> {
     fn step(&mut self, mut grads: Gradients) -> Result<()> {
         let roots = self.record(&mut grads)?;
         drop(grads);
-        super::engine::run(roots)
+        super::slots::run(roots)
     }
 
     fn check(&self) -> Result<()> {

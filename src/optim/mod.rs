@@ -26,6 +26,7 @@ mod nadam;
 mod num;
 mod scaler;
 mod sgd;
+mod slots;
 
 pub use adam::{Adam, AdamW};
 pub use adaptive::{Adadelta, Adagrad, RMSprop};

@@ -6,7 +6,7 @@ use crate::{Error, Result};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Kwargs;
 use minijinja::{Environment, ErrorKind, Value, context};
-use regex::Regex;
+use regex_lite::Regex;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;

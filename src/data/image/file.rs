@@ -21,7 +21,7 @@ fn bits_in_file(bytes: &[u8]) -> Option<u64> {
 }
 
 impl Image {
-    /// Reads a PNG or JPEG file as three channels, red, green and blue.
+    /// Reads a PNG or JPEG file as three channels, red, green and blue (feature `image`).
     ///
     /// # Errors
     /// `Error::Io` for the file; `Error::Format` where it is no such image, is cut off, or claims to be larger than its bytes can say.

@@ -6,7 +6,7 @@ use super::Image;
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 
-/// A data set of the PNG and JPEG files in a folder's folders, whose names are the classes: `root/cat/1.jpg`, `root/dog/a/2.png`. An item is an
+/// A data set (feature `image`) of the PNG and JPEG files in a folder's folders, whose names are the classes: `root/cat/1.jpg`, `root/dog/a/2.png`. An item is an
 /// image of three channels, read when it is asked for, and the number of its class. Classes and files come in alphabetical order.
 ///
 /// ```no_run

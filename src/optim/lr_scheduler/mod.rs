@@ -158,6 +158,11 @@ pub trait Rate {
 /// A schedule of which the learning rate depends on the number of steps alone, started.
 pub struct Running<R> {
     rate: R,
+    steps: Steps,
+}
+
+/// What such a schedule has come to, whatever its rate.
+struct Steps {
     epoch: u64,
     base: Vec<f64>,
     last: Vec<f64>,
@@ -165,6 +170,13 @@ pub struct Running<R> {
 
 impl<R: Rate> Running<R> {
     pub(super) fn start(rate: R, optimizer: &mut dyn Optimizer) -> Result<Running<R>> {
+        let steps = Steps::start(&rate, optimizer)?;
+        Ok(Running { rate, steps })
+    }
+}
+
+impl Steps {
+    fn start(rate: &dyn Rate, optimizer: &mut dyn Optimizer) -> Result<Steps> {
         let groups = optimizer.num_groups();
         rate.check(groups)?;
         let mut base = Vec::with_capacity(groups);
@@ -179,58 +191,68 @@ impl<R: Rate> Running<R> {
             let initial = initial_lr(optimizer, group)?;
             base.push(own.map_or(initial, |(lr, _)| lr));
         }
-        let mut running = Running { rate, epoch: 0, base, last: Vec::new() };
-        running.set(optimizer, true, |rate, at| rate.next(at))?;
-        Ok(running)
+        let mut steps = Steps { epoch: 0, base, last: Vec::new() };
+        steps.set(rate, optimizer, true, false)?;
+        Ok(steps)
     }
 
-    fn set(&mut self, optimizer: &mut dyn Optimizer, first: bool, rate: impl Fn(&R, &At) -> Result<f64>) -> Result<()> {
-        let now = lrs(self.rate.name(), optimizer, self.base.len())?;
+    fn set(&mut self, rate: &dyn Rate, optimizer: &mut dyn Optimizer, first: bool, anew: bool) -> Result<()> {
+        let now = lrs(rate.name(), optimizer, self.base.len())?;
         let at = |group: usize| At { group, epoch: self.epoch, base: self.base[group], now: now[group], first };
-        let new = (0..now.len()).map(|g| rate(&self.rate, &at(g))).collect::<Result<Vec<f64>>>()?;
+        let next = |g| if anew { rate.anew(&at(g)) } else { rate.next(&at(g)) };
+        let new = (0..now.len()).map(next).collect::<Result<Vec<f64>>>()?;
         for (group, &lr) in new.iter().enumerate() {
             optimizer.set_setting(group, "lr", lr)?;
-            if let Some(momentum) = self.rate.momentum(&at(group)) {
-                let name = momentum_name(self.rate.name(), optimizer, group)?;
+            if let Some(momentum) = rate.momentum(&at(group)) {
+                let name = momentum_name(rate.name(), optimizer, group)?;
                 optimizer.set_setting(group, name, momentum)?;
             }
         }
         self.last = new;
         Ok(())
     }
-}
 
-impl<R: Rate> Scheduler for Running<R> {
-    fn step(&mut self, optimizer: &mut dyn Optimizer) -> Result<()> {
+    fn step(&mut self, rate: &dyn Rate, optimizer: &mut dyn Optimizer) -> Result<()> {
         self.epoch += 1;
-        let done = self.set(optimizer, false, |rate, at| rate.next(at));
+        let done = self.set(rate, optimizer, false, false);
         if done.is_err() {
             self.epoch -= 1;
         }
         done
     }
 
-    fn last_lr(&self) -> Vec<f64> {
-        self.last.clone()
-    }
-
-    fn state_dict(&self) -> Result<StateDict> {
-        state(&[("last_epoch", &[self.epoch as f64]), ("base_lrs", &self.base), ("last_lr", &self.last)])
-    }
-
-    fn load_state_dict(&mut self, dict: &StateDict) -> Result<()> {
+    fn load_state_dict(&mut self, name: &'static str, dict: &StateDict) -> Result<()> {
         let groups = self.base.len();
-        let mut numbers = Numbers::new(self.rate.name(), dict);
+        let mut numbers = Numbers::new(name, dict);
         let epoch = numbers.take("last_epoch", 1)?[0];
         let (base, last) = (numbers.take("base_lrs", groups)?, numbers.take("last_lr", groups)?);
         numbers.end()?;
         (self.epoch, self.base, self.last) = (epoch as u64, base, last);
         Ok(())
     }
+}
+
+impl<R: Rate> Scheduler for Running<R> {
+    fn step(&mut self, optimizer: &mut dyn Optimizer) -> Result<()> {
+        self.steps.step(&self.rate, optimizer)
+    }
+
+    fn last_lr(&self) -> Vec<f64> {
+        self.steps.last.clone()
+    }
+
+    fn state_dict(&self) -> Result<StateDict> {
+        let Steps { epoch, base, last } = &self.steps;
+        state(&[("last_epoch", &[*epoch as f64]), ("base_lrs", base), ("last_lr", last)])
+    }
+
+    fn load_state_dict(&mut self, dict: &StateDict) -> Result<()> {
+        self.steps.load_state_dict(self.rate.name(), dict)
+    }
 
     fn restart(&mut self, optimizer: &mut dyn Optimizer) -> Result<()> {
-        self.epoch = 0;
-        self.set(optimizer, false, |rate, at| rate.anew(at))
+        self.steps.epoch = 0;
+        self.steps.set(&self.rate, optimizer, false, true)
     }
 }
 
