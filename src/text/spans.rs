@@ -179,7 +179,7 @@ fn group(text: &str, pieces: &[Piece], labels: &[String]) -> Vec<Entity> {
 pub struct Answer {
     /// The text.
     pub text: String,
-    /// Its probability.
+    /// Its probability, beside all other answers and none.
     pub score: f32,
     /// The first byte in the context.
     pub start: usize,
@@ -235,7 +235,9 @@ impl Answers {
             let (start, end) = no_grad(|| self.model.forward(&tokens))?;
             let (start, end) = (start.to_vec::<f32>()?, end.to_vec::<f32>()?);
             let inside: Vec<usize> = (0..encoding.ids.len()).filter(|&i| encoding.sources[i] == Some(1)).collect();
-            let (p, q) = (probabilities(&start, &inside), probabilities(&end, &inside));
+            // The first token, which stands for no answer where it was added, takes its share, as in transformers' pipeline.
+            let none = encoding.sources.first().is_some_and(Option::is_none).then_some(0);
+            let (p, q) = (probabilities(&start, &inside, none), probabilities(&end, &inside, none));
             for (a, &i) in inside.iter().enumerate() {
                 for (b, &j) in inside.iter().enumerate().skip(a).take(self.longest) {
                     let score = p[a] * q[b];
@@ -255,10 +257,22 @@ impl Answers {
     }
 }
 
-/// The softmax over some places.
-fn probabilities(logits: &[f32], places: &[usize]) -> Vec<f32> {
-    let largest = places.iter().map(|&i| logits[i]).fold(f32::NEG_INFINITY, f32::max);
-    let e: Vec<f32> = places.iter().map(|&i| (logits[i] - largest).exp()).collect();
-    let sum: f32 = e.iter().sum();
-    e.into_iter().map(|v| v / sum).collect()
+/// The softmax over some places and another one, for the places.
+fn probabilities(logits: &[f32], places: &[usize], other: Option<usize>) -> Vec<f32> {
+    let all = || places.iter().copied().chain(other).map(|i| logits[i]);
+    let largest = all().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f32 = all().map(|v| (v - largest).exp()).sum();
+    places.iter().map(|&i| (logits[i] - largest).exp() / sum).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn no_answer_takes_its_share() {
+        let p = super::probabilities(&[2.0, 9.0, 1.0, 0.0], &[2, 3], Some(0));
+        // PyTorch: torch.tensor([2., 1., 0.]).softmax(0)[1:]
+        assert!((p[0] - 0.24472848).abs() < 1e-6 && (p[1] - 0.09003057).abs() < 1e-6, "{p:?}");
+        let p = super::probabilities(&[2.0, 9.0, 1.0, 0.0], &[2, 3], None);
+        assert!((p[0] - 0.7310586).abs() < 1e-6 && (p[0] + p[1] - 1.0).abs() < 1e-6, "{p:?}");
+    }
 }

@@ -37,11 +37,13 @@ fn make(name: &str) -> Box<dyn Schedule> {
         }
         "one_cycle_adam" => Box::new(OneCycleLR::new(0.1, 40).base_momentum(0.8).max_momentum(0.9)),
         "cyclic" => Box::new(CyclicLR::new(0.1, 1.0).step_size_up(4).step_size_down(6)),
+        "cyclic_groups" => Box::new(CyclicLR::new(0.1, 1.0).lrs([(0.1, 1.0), (0.01, 0.3)]).step_size_up(4).step_size_down(6)),
         "cyclic_halving" => {
             Box::new(CyclicLR::new(0.1, 1.0).step_size_up(5).mode(CyclicMode::Triangular2).base_momentum(0.7).max_momentum(0.95))
         }
         "cyclic_exponential" => Box::new(CyclicLR::new(0.1, 1.0).step_size_up(5).mode(CyclicMode::ExpRange(0.95)).cycle_momentum(false)),
         "swa" => Box::new(SWALR::new(0.05).anneal_epochs(7)),
+        "swa_groups" => Box::new(SWALR::new(0.05).swa_lrs([0.05, 0.4]).anneal_epochs(7)),
         "swa_linear" => Box::new(SWALR::new(0.5).anneal_epochs(5).anneal(Anneal::Linear)),
         "swa_at_once" => Box::new(SWALR::new(0.5).anneal_epochs(0)),
         "chained" => Box::new(ChainedScheduler::new(ConstantLR::new(0.1, 4)).and(ExponentialLR::new(0.9))),
@@ -63,6 +65,7 @@ fn make(name: &str) -> Box<dyn Schedule> {
             Box::new(ReduceLROnPlateau::new().maximize(true).factor(0.5).patience(1).absolute(true).threshold(0.1).cooldown(2))
         }
         "plateau_floor" => Box::new(ReduceLROnPlateau::new().patience(0).min_lr(0.05).cooldown(1)),
+        "plateau_floors" => Box::new(ReduceLROnPlateau::new().patience(1).min_lrs([0.05, 0.002])),
         "plateau_abs" => Box::new(ReduceLROnPlateau::new().factor(0.3).patience(3).absolute(true).threshold(0.05)),
         _ => panic!("no schedule {name}"),
     }
@@ -106,7 +109,7 @@ fn values_equal_pytorchs() -> Result<()> {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong[..wrong.len().min(40)].join("\n"));
-    assert_eq!(count, 31);
+    assert_eq!(count, 34);
     Ok(())
 }
 
@@ -123,7 +126,10 @@ fn wrong_use_is_an_error() -> Result<()> {
         Box::new(OneCycleLR::new(1.0, 0)),
         Box::new(OneCycleLR::new(1.0, 10).max_lrs([1.0, 2.0, 3.0])),
         Box::new(LambdaLR::new(|_| 1.0).and(|_| 1.0).and(|_| 1.0)),
+        Box::new(CyclicLR::new(1.0, 10.0).lrs([(1.0, 2.0); 3])),
+        Box::new(SWALR::new(1.0).swa_lrs([1.0; 3])),
         Box::new(ReduceLROnPlateau::new().factor(1.0)),
+        Box::new(ReduceLROnPlateau::new().min_lrs([1.0; 3])),
         Box::new(SequentialLR::new(StepLR::new(1)).then(3, StepLR::new(1)).then(3, StepLR::new(1))),
         Box::new(SequentialLR::new(StepLR::new(1)).then(3, ReduceLROnPlateau::new())),
     ] {

@@ -2,7 +2,7 @@
 
 use fornax::data::transforms::*;
 use fornax::data::{Filter, Image, Rng};
-use fornax::{Device, Error, Result, Tensor};
+use fornax::{Device, Error, PadMode, Result, Tensor};
 use serde_json::Value;
 
 fn golden(name: &str) -> Value {
@@ -22,7 +22,11 @@ fn image(case: &Value) -> Result<Image> {
 /// What the case of this name asks for.
 fn change(image: &Image, name: &str) -> Result<Image> {
     let words: Vec<&str> = name.split(' ').collect();
-    let filter = if words.last() == Some(&"nearest") { Filter::Nearest } else { Filter::Bilinear };
+    let filter = match words.last() {
+        Some(&"nearest") => Filter::Nearest,
+        Some(&"bicubic") => Filter::Bicubic,
+        _ => Filter::Bilinear,
+    };
     let number: Vec<f64> = words.iter().filter_map(|w| w.parse().ok()).collect();
     let size: Vec<usize> = number.iter().map(|&n| n as usize).collect();
     match words[0] {
@@ -32,6 +36,15 @@ fn change(image: &Image, name: &str) -> Result<Image> {
         "flip_horizontal" => Ok(image.flip_horizontal()),
         "flip_vertical" => Ok(image.flip_vertical()),
         "rotate" => Ok(image.rotate(number[0], filter, 0.0)),
+        "rotate_whole" => Ok(image.rotate_whole(number[0], filter, 0.0)),
+        "pad" => {
+            let mode = match words[5] {
+                "constant" => PadMode::Constant(0.5),
+                "reflect" => PadMode::Reflect,
+                _ => PadMode::Replicate,
+            };
+            image.pad([size[0], size[1], size[2], size[3]], mode)
+        }
         "rotate_fill" => Ok(image.rotate(number[0], filter, 0.5)),
         "rotate_square" => Ok(image.crop(1, 0, 7, 7)?.rotate(number[0], filter, 0.0)),
         "affine" => image.affine(number[0], (number[1], number[2]), number[3], (number[4], number[5]), filter, 0.0),
@@ -63,7 +76,7 @@ fn fixed_transforms_equal_torchvisions() -> Result<()> {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert_eq!(cases.len(), 74);
+    assert_eq!(cases.len(), 101);
     Ok(())
 }
 
@@ -107,6 +120,16 @@ fn random_transforms_repeat_with_their_key_and_keep_their_bounds() -> Result<()>
         corners.insert(first);
     }
     assert_eq!(corners.into_iter().collect::<Vec<_>>(), [0, 1, 7, 8, 14, 15]);
+    // With a mirrored border, made larger where it must be.
+    let crop = RandomCrop::new(9, 5).padding(1).padding_mode(PadMode::Reflect).pad_if_needed(true);
+    let small = numbered(1, 4, 5)?;
+    for seed in 0..20 {
+        let got = crop.apply(small.clone(), &mut Rng::new(seed))?;
+        // 4 rows and one on each side lack 3, which are mirrored from the 6.
+        assert_eq!((got.height(), got.width()), (9, 5));
+    }
+    let turned = RandomRotation::new(45.0).expand(true).apply(numbered(1, 6, 6)?, &mut Rng::new(1))?;
+    assert!(turned.height() >= 6 && turned.height() <= 10 && turned.height() == turned.width());
     // The parts erased are between the bounds.
     for seed in 0..100 {
         let erased = RandomErasing::new(1.0).apply(numbered(1, 20, 20)?, &mut Rng::new(seed))?;

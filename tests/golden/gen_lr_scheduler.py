@@ -39,9 +39,11 @@ cases = {
                                                div_factor=10, final_div_factor=100),
     "one_cycle_adam": lambda o: s.OneCycleLR(o, max_lr=0.1, total_steps=STEPS, base_momentum=0.8, max_momentum=0.9),
     "cyclic": lambda o: s.CyclicLR(o, 0.1, 1.0, step_size_up=4, step_size_down=6),
+    "cyclic_groups": lambda o: s.CyclicLR(o, [0.1, 0.01], [1.0, 0.3], step_size_up=4, step_size_down=6),
     "cyclic_halving": lambda o: s.CyclicLR(o, 0.1, 1.0, step_size_up=5, mode="triangular2", base_momentum=0.7, max_momentum=0.95),
     "cyclic_exponential": lambda o: s.CyclicLR(o, 0.1, 1.0, step_size_up=5, mode="exp_range", gamma=0.95, cycle_momentum=False),
     "swa": lambda o: SWALR(o, swa_lr=0.05, anneal_epochs=7),
+    "swa_groups": lambda o: SWALR(o, swa_lr=[0.05, 0.4], anneal_epochs=7),
     "swa_linear": lambda o: SWALR(o, swa_lr=0.5, anneal_epochs=5, anneal_strategy="linear"),
     "swa_at_once": lambda o: SWALR(o, swa_lr=0.5, anneal_epochs=0),
     "chained": lambda o: s.ChainedScheduler([s.ConstantLR(o, factor=0.1, total_iters=4), s.ExponentialLR(o, 0.9)]),
@@ -75,6 +77,7 @@ plateaus = {
     "plateau": dict(factor=0.5, patience=2, threshold=1e-2),
     "plateau_max": dict(mode="max", factor=0.5, patience=1, threshold_mode="abs", threshold=0.1, cooldown=2),
     "plateau_floor": dict(factor=0.1, patience=0, min_lr=0.05, cooldown=1),
+    "plateau_floors": dict(factor=0.1, patience=1, min_lr=[0.05, 0.002]),
     "plateau_abs": dict(factor=0.3, patience=3, threshold_mode="abs", threshold=0.05),
 }
 for name, options in plateaus.items():

@@ -6,8 +6,10 @@ A case is the transform's name with its arguments, as tests/all/transforms.rs kn
 import json
 import os
 
+import numpy
 import torch
 import torchvision
+from PIL import Image
 from torchvision.transforms import InterpolationMode as Mode
 from torchvision.transforms.v2 import functional as F
 
@@ -28,6 +30,7 @@ case("image", image)
 for h, w in [(5, 4), (18, 14), (4, 13), (9, 7), (1, 1)]:
     case(f"resize {h} {w} bilinear", F.resize(image, [h, w], Mode.BILINEAR, antialias=True))
     case(f"resize {h} {w} nearest", F.resize(image, [h, w], Mode.NEAREST))
+    case(f"resize {h} {w} bicubic", F.resize(image, [h, w], Mode.BICUBIC, antialias=True))
 for h, w in [(4, 4), (9, 7), (5, 3), (12, 10), (3, 8)]:
     case(f"center_crop {h} {w}", F.center_crop(image, [h, w]))
 case("flip_horizontal", F.horizontal_flip(image))
@@ -37,6 +40,18 @@ for angle in [0, 90, 180, 270, 33, -17.5]:
     for mode, text in [(Mode.NEAREST, "nearest"), (Mode.BILINEAR, "bilinear")]:
         case(f"rotate {angle} {text}", F.rotate(image, angle, mode))
         case(f"rotate_square {angle} {text}", F.rotate(square, angle, mode))
+for angle in [0, 90, 180, 270, 33, -17.5, 45]:
+    for mode, text in [(Mode.NEAREST, "nearest"), (Mode.BILINEAR, "bilinear")]:
+        case(f"rotate_whole {angle} {text}", F.rotate(image, angle, mode, expand=True))
+# torchvision has no cubic for tensors; for pictures it calls Pillow, which turns one plane of f32 numbers exactly.
+planes = [Image.fromarray(plane.numpy(), mode="F") for plane in image]
+for angle in [33, -17.5]:
+    turned = [numpy.array(plane.rotate(angle, Image.Resampling.BICUBIC, fillcolor=0)) for plane in planes]
+    case(f"rotate {angle} bicubic", torch.tensor(numpy.stack(turned)))
+for sides in [(1, 2, 3, 0), (2, 2, 2, 2)]:
+    top, left, bottom, right = sides
+    for mode in ["constant", "reflect", "edge"]:
+        case(f"pad {top} {left} {bottom} {right} {mode}", F.pad(image, [left, top, right, bottom], fill=0.5, padding_mode=mode))
 case("rotate_fill 20 nearest", F.rotate(image, 20, Mode.NEAREST, fill=[0.5]))
 case("rotate_fill 20 bilinear", F.rotate(image, 20, Mode.BILINEAR, fill=[0.5]))
 for angle, shift, scale, shear in [(12.0, [1, -2], 1.1, [0.0, 0.0]), (-40.0, [0, 0], 0.7, [10.0, 0.0]), (5.0, [2, 1], 1.0, [-8.0, 6.0])]:

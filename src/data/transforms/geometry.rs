@@ -2,7 +2,7 @@
 
 use super::super::{Filter, Image, Rng};
 use super::{Transform, rectangle};
-use crate::{Error, Result};
+use crate::{Error, PadMode, Result};
 
 /// Changes the size.
 ///
@@ -95,27 +95,45 @@ pub struct RandomCrop {
     height: usize,
     width: usize,
     padding: usize,
+    mode: PadMode,
+    pad_if_needed: bool,
 }
 
 impl RandomCrop {
     /// Of this height and width.
     pub fn new(height: usize, width: usize) -> RandomCrop {
-        RandomCrop { height, width, padding: 0 }
+        RandomCrop { height, width, padding: 0, mode: PadMode::Constant(0.0), pad_if_needed: false }
     }
 
-    /// Puts so many zeros around the image first.
+    /// Puts so many pixels around the image first.
     pub fn padding(mut self, pixels: usize) -> RandomCrop {
         self.padding = pixels;
+        self
+    }
+
+    /// What the pixels around the image are: zeros if not given.
+    pub fn padding_mode(mut self, mode: PadMode) -> RandomCrop {
+        self.mode = mode;
+        self
+    }
+
+    /// Whether an image that is too small gets as many pixels on both sides as it lacks (off: it is an error).
+    pub fn pad_if_needed(mut self, on: bool) -> RandomCrop {
+        self.pad_if_needed = on;
         self
     }
 }
 
 impl Transform for RandomCrop {
     fn apply(&self, image: Image, rng: &mut Rng) -> Result<Image> {
-        let room = |size: usize, crop: usize| size.saturating_add(self.padding.saturating_mul(2)).checked_sub(crop);
-        let (Some(down), Some(across)) = (room(image.height(), self.height), room(image.width(), self.width)) else {
+        let padded = |size: usize| size.saturating_add(self.padding.saturating_mul(2));
+        let lacks = |size: usize, crop: usize| if self.pad_if_needed { crop.saturating_sub(padded(size)) } else { 0 };
+        let (tall, wide) = (lacks(image.height(), self.height), lacks(image.width(), self.width));
+        let room = |size: usize, lack: usize, crop: usize| padded(size).saturating_add(2 * lack).checked_sub(crop);
+        let rooms = (room(image.height(), tall, self.height), room(image.width(), wide, self.width));
+        let (Some(down), Some(across)) = rooms else {
             let message = format!(
-                "{}×{} of an image of {}×{} with {} zeros around it: it must be as large",
+                "{}×{} of an image of {}×{} with {} pixels around it: it must be as large; pad_if_needed(true) makes it so",
                 self.height,
                 self.width,
                 image.height(),
@@ -124,9 +142,43 @@ impl Transform for RandomCrop {
             );
             return Err(Error::argument("RandomCrop", message));
         };
-        let padding = self.padding as isize;
-        let (top, left) = (rng.below(down + 1) as isize - padding, rng.below(across + 1) as isize - padding);
-        image.crop(top, left, self.height, self.width)
+        let (top, left) = (rng.below(down + 1) as isize, rng.below(across + 1) as isize);
+        let (rows, columns) = (self.padding.saturating_add(tall), self.padding.saturating_add(wide));
+        if self.mode == PadMode::Constant(0.0) {
+            return image.crop(top.saturating_sub_unsigned(rows), left.saturating_sub_unsigned(columns), self.height, self.width);
+        }
+        // One after the other, so that a small image may be mirrored twice.
+        let padded = image.pad([self.padding; 4], self.mode)?.pad([tall, wide, tall, wide], self.mode)?;
+        padded.crop(top, left, self.height, self.width)
+    }
+}
+
+/// Puts pixels around the image: see [`Image::pad`].
+///
+/// ```
+/// use fornax::PadMode;
+/// use fornax::data::transforms::{Pad, Transform};
+/// use fornax::data::{Image, Rng};
+/// let image = Image::new(1, 1, 2, vec![0.25, 0.5])?;
+/// assert_eq!(Pad::new([0, 1, 0, 1], PadMode::Replicate).apply(image, &mut Rng::new(0))?.data(), [0.25, 0.25, 0.5, 0.5]);
+/// # Ok::<(), fornax::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Pad {
+    sides: [usize; 4],
+    mode: PadMode,
+}
+
+impl Pad {
+    /// So many pixels above, on the left, below and on the right.
+    pub fn new(sides: [usize; 4], mode: PadMode) -> Pad {
+        Pad { sides, mode }
+    }
+}
+
+impl Transform for Pad {
+    fn apply(&self, image: Image, _: &mut Rng) -> Result<Image> {
+        image.pad(self.sides, self.mode)
     }
 }
 
@@ -232,12 +284,13 @@ pub struct RandomRotation {
     degrees: f64,
     filter: Filter,
     fill: f32,
+    expand: bool,
 }
 
 impl RandomRotation {
     /// By up to so many degrees, both ways; the nearest pixel, and 0 where there is nothing.
     pub fn new(degrees: f64) -> RandomRotation {
-        RandomRotation { degrees, filter: Filter::Nearest, fill: 0.0 }
+        RandomRotation { degrees, filter: Filter::Nearest, fill: 0.0, expand: false }
     }
 
     /// How numbers between pixels are found.
@@ -251,11 +304,20 @@ impl RandomRotation {
         self.fill = value;
         self
     }
+
+    /// Whether the frame grows so that the turned image is in it whole (off: it keeps its size).
+    pub fn expand(mut self, on: bool) -> RandomRotation {
+        self.expand = on;
+        self
+    }
 }
 
 impl Transform for RandomRotation {
     fn apply(&self, image: Image, rng: &mut Rng) -> Result<Image> {
-        Ok(image.rotate(rng.uniform(-self.degrees, self.degrees), self.filter, self.fill))
+        let angle = rng.uniform(-self.degrees, self.degrees);
+        let turned =
+            if self.expand { image.rotate_whole(angle, self.filter, self.fill) } else { image.rotate(angle, self.filter, self.fill) };
+        Ok(turned)
     }
 }
 

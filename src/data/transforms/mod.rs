@@ -19,7 +19,7 @@ mod mix;
 
 pub use colour::{ColorJitter, GaussianBlur, Grayscale, Normalize, RandomErasing};
 pub use geometry::{
-    CenterCrop, RandomAffine, RandomCrop, RandomHorizontalFlip, RandomResizedCrop, RandomRotation, RandomVerticalFlip, Resize,
+    CenterCrop, Pad, RandomAffine, RandomCrop, RandomHorizontalFlip, RandomResizedCrop, RandomRotation, RandomVerticalFlip, Resize,
 };
 pub use mix::{CutMix, MixUp};
 

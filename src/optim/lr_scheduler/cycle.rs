@@ -1,6 +1,6 @@
 //! Schedules that go up and down, and the momentum against them.
 
-use super::{At, Rate, demand, schedule};
+use super::{At, Rate, check_groups, demand, of, schedule};
 use crate::{Error, Result};
 use std::f64::consts::PI;
 
@@ -28,18 +28,6 @@ impl Anneal {
             Anneal::Linear => t,
         }
     }
-}
-
-/// A number for all groups, or one each.
-fn of(numbers: &[f64], group: usize) -> f64 {
-    numbers.get(group).or(numbers.first()).copied().unwrap_or(f64::NAN)
-}
-
-fn check_groups(op: &'static str, what: &str, numbers: usize, groups: usize) -> Result<()> {
-    if numbers == 1 || numbers == groups {
-        return Ok(());
-    }
-    Err(Error::argument(op, format!("{numbers} {what} for {groups} groups: one each, or one for all, is wanted")))
 }
 
 /// The one-cycle policy (Smith and Topin 2018): the learning rate rises from `max_lr / div_factor` to `max_lr` in `pct_start` of the steps and falls to
@@ -179,8 +167,8 @@ pub enum CyclicMode {
 /// ```
 #[derive(Clone, Debug)]
 pub struct CyclicLR {
-    base_lr: f64,
-    max_lr: f64,
+    base_lr: Vec<f64>,
+    max_lr: Vec<f64>,
     step_size_up: u64,
     step_size_down: u64,
     mode: CyclicMode,
@@ -193,8 +181,8 @@ impl CyclicLR {
     /// Between these two.
     pub fn new(base_lr: f64, max_lr: f64) -> CyclicLR {
         CyclicLR {
-            base_lr,
-            max_lr,
+            base_lr: vec![base_lr],
+            max_lr: vec![max_lr],
             step_size_up: 2000,
             step_size_down: 0,
             mode: CyclicMode::Triangular,
@@ -202,6 +190,17 @@ impl CyclicLR {
             base_momentum: 0.8,
             max_momentum: 0.9,
         }
+    }
+
+    /// The lower and the upper end for each group.
+    ///
+    /// ```
+    /// use fornax::optim::lr_scheduler::CyclicLR;
+    /// let schedule = CyclicLR::new(1e-3, 0.1).lrs([(1e-3, 0.1), (1e-4, 0.01)]);
+    /// ```
+    pub fn lrs(mut self, ends: impl IntoIterator<Item = (f64, f64)>) -> CyclicLR {
+        (self.base_lr, self.max_lr) = ends.into_iter().unzip();
+        self
     }
 
     /// How high in its cycle, from 0 to 1.
@@ -225,14 +224,15 @@ impl Rate for CyclicLR {
     fn name(&self) -> &'static str {
         "CyclicLR"
     }
-    fn check(&self, _: usize) -> Result<()> {
-        demand("CyclicLR", &[(self.step_size_up > 0, "step_size_up = 0: a number from 1 on is wanted")])
+    fn check(&self, groups: usize) -> Result<()> {
+        demand("CyclicLR", &[(self.step_size_up > 0, "step_size_up = 0: a number from 1 on is wanted")])?;
+        check_groups("CyclicLR", "pairs of learning rates", self.base_lr.len(), groups)
     }
-    fn base(&self, _: usize) -> Option<(f64, bool)> {
-        Some((self.base_lr, false))
+    fn base(&self, group: usize) -> Option<(f64, bool)> {
+        Some((of(&self.base_lr, group), false))
     }
     fn next(&self, at: &At) -> Result<f64> {
-        Ok(at.base + (self.max_lr - at.base) * self.height(at.epoch))
+        Ok(at.base + (of(&self.max_lr, at.group) - at.base) * self.height(at.epoch))
     }
     fn momentum(&self, at: &At) -> Option<f64> {
         let range = self.max_momentum - self.base_momentum;
@@ -264,7 +264,7 @@ schedule!(CyclicLR, "CyclicLR::new(1e-3, 0.1)" {
 /// ```
 #[derive(Clone, Debug)]
 pub struct SWALR {
-    swa_lr: f64,
+    swa_lr: Vec<f64>,
     anneal_epochs: u64,
     anneal: Anneal,
 }
@@ -272,7 +272,18 @@ pub struct SWALR {
 impl SWALR {
     /// To this learning rate.
     pub fn new(swa_lr: f64) -> SWALR {
-        SWALR { swa_lr, anneal_epochs: 10, anneal: Anneal::Cos }
+        SWALR { swa_lr: vec![swa_lr], anneal_epochs: 10, anneal: Anneal::Cos }
+    }
+
+    /// A learning rate for each group.
+    ///
+    /// ```
+    /// use fornax::optim::lr_scheduler::SWALR;
+    /// let schedule = SWALR::new(0.05).swa_lrs([0.05, 0.005]);
+    /// ```
+    pub fn swa_lrs(mut self, swa_lrs: impl IntoIterator<Item = f64>) -> SWALR {
+        self.swa_lr = swa_lrs.into_iter().collect();
+        self
     }
 }
 
@@ -280,15 +291,16 @@ impl Rate for SWALR {
     fn name(&self) -> &'static str {
         "SWALR"
     }
-    fn check(&self, _: usize) -> Result<()> {
-        Ok(())
+    fn check(&self, groups: usize) -> Result<()> {
+        check_groups("SWALR", "learning rates", self.swa_lr.len(), groups)
     }
     fn next(&self, at: &At) -> Result<f64> {
+        let swa_lr = of(&self.swa_lr, at.group);
         let step = if self.anneal_epochs == 0 { at.epoch.max(1) } else { at.epoch } as f64;
         let part = |step: f64| self.anneal.part((step / self.anneal_epochs.max(1) as f64).clamp(0.0, 1.0));
         let (before, now) = (part(step - 1.0), part(step));
-        let start = if before == 1.0 { self.swa_lr } else { (at.now - before * self.swa_lr) / (1.0 - before) };
-        Ok(self.swa_lr * now + start * (1.0 - now))
+        let start = if before == 1.0 { swa_lr } else { (at.now - before * swa_lr) / (1.0 - before) };
+        Ok(swa_lr * now + start * (1.0 - now))
     }
 }
 

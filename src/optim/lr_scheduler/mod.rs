@@ -367,6 +367,18 @@ macro_rules! schedule {
 }
 use schedule;
 
+/// A number for all groups, or one each.
+fn of(numbers: &[f64], group: usize) -> f64 {
+    numbers.get(group).or(numbers.first()).copied().unwrap_or(f64::NAN)
+}
+
+fn check_groups(op: &'static str, what: &str, numbers: usize, groups: usize) -> Result<()> {
+    if numbers == 1 || numbers == groups {
+        return Ok(());
+    }
+    Err(Error::argument(op, format!("{numbers} {what} for {groups} groups: one each, or one for all, is wanted")))
+}
+
 /// Refuses what is not true of a schedule's numbers.
 fn demand(op: &'static str, demands: &[(bool, &str)]) -> Result<()> {
     match demands.iter().find(|d| !d.0) {

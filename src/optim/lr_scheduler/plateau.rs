@@ -1,6 +1,6 @@
 //! A schedule that looks at what was measured.
 
-use super::{Numbers, Schedule, Scheduler, demand, lrs, state};
+use super::{Numbers, Schedule, Scheduler, check_groups, demand, lrs, of, state};
 use crate::io::StateDict;
 use crate::optim::Optimizer;
 use crate::{Error, Result};
@@ -29,7 +29,7 @@ pub struct ReduceLROnPlateau {
     threshold: f64,
     absolute: bool,
     cooldown: u64,
-    min_lr: f64,
+    min_lr: Vec<f64>,
     eps: f64,
 }
 
@@ -42,7 +42,7 @@ impl Default for ReduceLROnPlateau {
             threshold: 1e-4,
             absolute: false,
             cooldown: 0,
-            min_lr: 0.0,
+            min_lr: vec![0.0],
             eps: 1e-8,
         }
     }
@@ -82,18 +82,38 @@ impl ReduceLROnPlateau {
         absolute: bool = "true";
         /// Sets the number of steps after a reduction in which nothing is counted (0).
         cooldown: u64 = "2";
-        /// Sets the lowest learning rate (0).
-        min_lr: f64 = "1e-6";
         /// Sets the smallest change of the learning rate that is made (10⁻⁸).
         eps: f64 = "1e-9";
+    }
+
+    /// Sets the lowest learning rate (0).
+    ///
+    /// ```
+    /// use fornax::optim::lr_scheduler::ReduceLROnPlateau;
+    /// let schedule = ReduceLROnPlateau::new().min_lr(1e-6);
+    /// ```
+    pub fn min_lr(self, min_lr: f64) -> ReduceLROnPlateau {
+        self.min_lrs([min_lr])
+    }
+
+    /// Sets the lowest learning rate of each group.
+    ///
+    /// ```
+    /// use fornax::optim::lr_scheduler::ReduceLROnPlateau;
+    /// let schedule = ReduceLROnPlateau::new().min_lrs([1e-6, 1e-7]);
+    /// ```
+    pub fn min_lrs(mut self, min_lrs: impl IntoIterator<Item = f64>) -> ReduceLROnPlateau {
+        self.min_lr = min_lrs.into_iter().collect();
+        self
     }
 
     /// Starts it. The learning rates stay.
     ///
     /// # Errors
-    /// A factor that does not reduce.
+    /// A factor that does not reduce; lowest learning rates for another number of groups.
     pub fn start(self, optimizer: &mut dyn Optimizer) -> Result<Plateau> {
         demand("ReduceLROnPlateau", &[(self.factor < 1.0, "the factor must be less than 1")])?;
+        check_groups("ReduceLROnPlateau", "lowest learning rates", self.min_lr.len(), optimizer.num_groups())?;
         let best = self.worst();
         Ok(Plateau { best, bad: 0, cooling: 0, last: optimizer.lrs(), rule: self })
     }
@@ -146,7 +166,7 @@ impl Scheduler for Plateau {
         }
         if self.bad > self.rule.patience {
             for (group, &old) in now.iter().enumerate() {
-                let new = (old * self.rule.factor).max(self.rule.min_lr);
+                let new = (old * self.rule.factor).max(of(&self.rule.min_lr, group));
                 if old - new > self.rule.eps {
                     optimizer.set_setting(group, "lr", new)?;
                 }
