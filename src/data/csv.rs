@@ -109,10 +109,11 @@ impl Csv {
                     return None;
                 }
                 // There are no text columns to code.
-                let row = reader.next(|_, _| f64::NAN).transpose();
+                let row = reader.next(|_, _| f64::NAN).map(|r| r.map(narrow)).transpose();
+                let row = row.map(|r| r.and_then(|r| r.map_err(|(column, value)| reader.too_large(column, value))));
                 // What the reader finds after a fault it cannot tell from the fault.
                 ended = !matches!(row, Some(Ok(_)));
-                row.map(|r| r.map(|r| r.iter().map(|&v| v as f32).collect()))
+                row
             }))
         }))
     }
@@ -185,6 +186,14 @@ impl<R: std::io::Read> Reader<R> {
         let waiting = found && !options.header;
         let first = if options.header { "header" } else { "first line" };
         Ok(Reader { name, columns, text, missing: options.missing, reader, record, waiting, first, row: Vec::new() })
+    }
+
+    /// What is wrong with a number of the last row.
+    fn too_large(&self, column: usize, value: f64) -> Error {
+        let line = self.record.position().map_or(0, |p| p.line());
+        let name = &self.columns[column];
+        let message = format!("line {line}, column {} ({name}): {value:e} is too large for f32, which ends at {:e}", column + 1, f32::MAX);
+        Error::format(&self.name, message)
     }
 
     /// The next row; `code` gives the number of a field of a text column.
@@ -382,7 +391,18 @@ impl Table {
     /// ```
     pub fn tensor(&self, columns: &[&str], device: Device) -> Result<Tensor> {
         let picked: Vec<usize> = columns.iter().map(|c| self.find(c)).collect::<Result<_>>()?;
-        let values: Vec<f32> = (0..self.rows()).flat_map(|r| picked.iter().map(move |&i| self.row(r)[i] as f32)).collect();
+        let mut values: Vec<f32> = Vec::with_capacity(self.rows() * picked.len());
+        for r in 0..self.rows() {
+            for (&i, column) in picked.iter().zip(columns) {
+                let value = self.row(r)[i];
+                if (value as f32).is_infinite() {
+                    let message =
+                        format!("row {} (from 1), column {column}: {value:e} is too large for f32, which ends at {:e}", r + 1, f32::MAX);
+                    return Err(Error::format(&self.name, message));
+                }
+                values.push(value as f32);
+            }
+        }
         Tensor::from_vec(values, [self.rows(), columns.len()], device)
     }
 
@@ -474,4 +494,10 @@ mod tests {
         assert!(Csv::new().text(&["x"]).stream("t").is_err());
         Ok(())
     }
+}
+
+/// A row in f32, or the first number that is too large for that, with its place.
+fn narrow(row: &[f64]) -> std::result::Result<Vec<f32>, (usize, f64)> {
+    let one = |(i, &v): (usize, &f64)| if (v as f32).is_infinite() { Err((i, v)) } else { Ok(v as f32) };
+    row.iter().enumerate().map(one).collect()
 }

@@ -33,17 +33,31 @@ pub trait Loader {
 pub trait EpochBatches<B>: Iterator<Item = Result<B>> {
     /// The place after the batches that were taken.
     fn state(&self) -> LoaderState;
+
+    /// How many rows the last batch had, where that is known: what a trainer weighs it by.
+    fn rows(&self) -> Option<usize> {
+        None
+    }
 }
 
 impl<D: Dataset, B> EpochBatches<B> for Batches<'_, D, B> {
     fn state(&self) -> LoaderState {
         Batches::state(self)
     }
+
+    fn rows(&self) -> Option<usize> {
+        let LoaderState { rows, batch_size, batch, .. } = Batches::state(self);
+        Some(rows.saturating_sub(batch.checked_sub(1)? * batch_size).min(batch_size))
+    }
 }
 
 impl<B> EpochBatches<B> for StreamBatches<B> {
     fn state(&self) -> LoaderState {
         StreamBatches::state(self)
+    }
+
+    fn rows(&self) -> Option<usize> {
+        StreamBatches::rows(self)
     }
 }
 

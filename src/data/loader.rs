@@ -464,8 +464,10 @@ fn weighted(weights: &[f64], draws: usize, replacement: bool, seed: u64, epoch: 
     // Never 0, so that its logarithm is finite.
     let unit = |i: usize| ((key(i as u64, epoch, seed) >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
     if replacement {
+        // Scaled, so that the sum of large ones is a number.
+        let scale = weights.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
         let mut sum = 0.0;
-        let sums: Vec<f64> = weights.iter().map(|w| (sum += w, sum).1).collect();
+        let sums: Vec<f64> = weights.iter().map(|w| (sum += w / scale, sum).1).collect();
         // A row of no weight has the sum of the one before it, and the first of equal sums is found.
         let last = weights.iter().rposition(|&w| w > 0.0).unwrap_or(0);
         return (0..draws).map(|i| sums.partition_point(|&s| s <= unit(i) * sum).min(last)).collect();

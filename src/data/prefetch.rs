@@ -80,7 +80,7 @@ fn worker<J, B>(shared: &Shared<B>, jobs: &Mutex<Jobs<impl Iterator<Item = J>>>,
         let (number, job) = {
             let mut jobs = jobs.lock().unwrap_or_else(PoisonError::into_inner);
             let mut state = shared.lock();
-            while !state.stop && jobs.next >= state.taken + ahead {
+            while !state.stop && jobs.next >= state.taken.saturating_add(ahead) {
                 state = shared.wait(state);
             }
             if state.stop {

@@ -105,7 +105,11 @@ impl Rng {
     /// ```
     pub fn beta(&mut self, a: f64, b: f64) -> f64 {
         let (x, y) = (self.gamma(a), self.gamma(b));
-        if x + y > 0.0 { x / (x + y) } else { 0.5 }
+        if x + y > 0.0 {
+            return x / (x + y);
+        }
+        // Both were too small for a number: all the mass lies at the ends.
+        if self.chance(a / (a + b)) { 1.0 } else { 0.0 }
     }
 
     /// A key for a stream of tensors' random numbers.

@@ -245,13 +245,14 @@ impl<T: Send + 'static, B: Send + 'static> StreamLoader<T, B> {
         let collate = self.collate.clone();
         let work = move |chunk: Result<(Vec<T>, Request)>| {
             let (items, request) = chunk?;
-            crate::rng::with_stream(request.rng(0).stream(), || collate(items, &request))
+            let rows = items.len();
+            crate::rng::with_stream(request.rng(0).stream(), || Ok((rows, collate(items, &request)?)))
         };
         if self.workers == 0 {
-            return Ok(StreamBatches { batches: Source::Caller(Box::new(chunks.map(work))), reader: None, state });
+            return Ok(StreamBatches { batches: Source::Caller(Box::new(chunks.map(work))), reader: None, state, rows: None });
         }
         // The stream is the user's code and runs on a thread of its own, under no lock.
-        let ahead = if self.ahead > 0 { self.ahead } else { 2 * self.workers };
+        let ahead = if self.ahead > 0 { self.ahead.min(1 << 16) } else { 2 * self.workers };
         let (send, receive) = sync_channel(ahead);
         let reader = std::thread::Builder::new().name("fornax-data-reader".into()).spawn(move || {
             let mut chunks = chunks;
@@ -273,7 +274,7 @@ impl<T: Send + 'static, B: Send + 'static> StreamLoader<T, B> {
         });
         let reader = reader.map_err(|e| crate::Error::Worker { message: format!("no thread could be started: {e}") })?;
         let prefetch = Prefetch::start(receive.into_iter(), work, self.workers, ahead);
-        Ok(StreamBatches { batches: Source::Workers(prefetch), reader: Some(reader), state })
+        Ok(StreamBatches { batches: Source::Workers(prefetch), reader: Some(reader), state, rows: None })
     }
 }
 
@@ -320,11 +321,13 @@ pub struct StreamBatches<B> {
     batches: Source<B>,
     reader: Option<JoinHandle<()>>,
     state: LoaderState,
+    rows: Option<usize>,
 }
 
+/// Batches with their numbers of rows.
 enum Source<B> {
-    Caller(Items<B>),
-    Workers(Prefetch<B>),
+    Caller(Items<(usize, B)>),
+    Workers(Prefetch<(usize, B)>),
     Ended,
 }
 
@@ -332,6 +335,11 @@ impl<B> StreamBatches<B> {
     /// The place after the batches that were taken: [`StreamLoader::resume`] goes on from it.
     pub fn state(&self) -> LoaderState {
         self.state
+    }
+
+    /// How many items the last batch was made of.
+    pub(super) fn rows(&self) -> Option<usize> {
+        self.rows
     }
 }
 
@@ -344,7 +352,12 @@ impl<B> Iterator for StreamBatches<B> {
             Source::Ended => None,
         };
         self.state.batch += usize::from(batch.is_some());
-        batch
+        batch.map(|batch| {
+            batch.map(|(rows, batch)| {
+                self.rows = Some(rows);
+                batch
+            })
+        })
     }
 }
 

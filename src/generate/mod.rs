@@ -220,6 +220,12 @@ fn no_token() -> Error {
 /// # Errors
 /// No prompts, an empty one, tokens outside the vocabulary, prompts that fill the context; options outside their range; what the model's pass can give.
 pub fn generate(model: &dyn Generative, prompts: &[Vec<u32>], options: &Generation) -> Result<Vec<Vec<u32>>> {
+    if options.beams == 0 {
+        return Err(Error::argument("generate", "beams is 0: 1 is greedy, or samples; more are a beam search"));
+    }
+    if !options.length_penalty.is_finite() {
+        return Err(Error::argument("generate", format!("length_penalty is {}: a finite number is wanted", options.length_penalty)));
+    }
     if options.beams > 1 {
         let chain = Chain::new(options, model.ends())?;
         return no_grad(|| beam::search(check(model, prompts)?, &chain, prompts.len(), model.vocabulary(), model.device()));
@@ -260,7 +266,10 @@ pub fn stream<'a>(model: &'a dyn Generative, prompts: &[Vec<u32>], options: &'a 
 }
 
 fn check<'a>(model: &'a dyn Generative, prompts: &[Vec<u32>]) -> Result<Begun<'a>> {
-    if prompts.is_empty() || prompts.iter().any(Vec::is_empty) {
+    if prompts.is_empty() {
+        return Err(Error::argument("generate", "there are no prompts"));
+    }
+    if prompts.iter().any(Vec::is_empty) {
         return Err(Error::argument("generate", "a prompt has no tokens: give it at least one, a token that begins texts for instance"));
     }
     let bound = model.vocabulary();

@@ -24,7 +24,15 @@ pub(super) fn tensors(folder: &Path) -> Result<StateDict> {
     if !path.is_file() && folder.join("adapter_model.bin").is_file() {
         return Err(Error::format(folder, "adapter_model.bin must be converted to adapter_model.safetensors: save it with a newer PEFT"));
     }
-    safetensors::load(path)
+    let tensors = safetensors::load(&path)?;
+    for (name, t) in &tensors {
+        // x - x is 0 for every number, and NaN for infinities and NaN.
+        if t.dtype().is_float() && crate::no_grad(|| t.try_sub(t)?.try_isnan()?.try_any(()))?.item::<bool>()? {
+            let message = format!("{name} holds NaN or infinite numbers: the file is damaged, or was saved after a training that diverged");
+            return Err(Error::format(&path, message));
+        }
+    }
+    Ok(tensors)
 }
 
 /// Writes the tensors of an adapter.

@@ -7,8 +7,16 @@ use crate::{Error, Result, Tensor};
 fn classes(op: &'static str, prediction: &Tensor, target: &Tensor) -> Result<Vec<(i32, i32)>> {
     let rows = target.dims();
     let predicted = match prediction.dims() {
+        [_, 1] if prediction.dtype().is_float() => {
+            let message = "one score a row has no largest one: make classes of it first, of logits by `logits.squeeze(-1).gt(0.0).cast(DType::I32)`, of \
+                           probabilities by `.gt(0.5)`";
+            return Err(Error::shape(op, &[prediction.shape(), target.shape()], message));
+        }
         [_, classes] if prediction.dtype().is_float() && rows == &prediction.dims()[..1] && *classes > 0 => {
             let scores = prediction.to_vec::<f64>()?;
+            if let Some(row) = scores.iter().position(|s| s.is_nan()).map(|i| i / classes) {
+                return Err(Error::argument(op, format!("a score of row {row} is NaN: there is no largest one")));
+            }
             let largest = |row: &[f64]| (1..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best }) as i32;
             scores.chunks_exact(*classes).map(largest).collect()
         }
@@ -19,7 +27,17 @@ fn classes(op: &'static str, prediction: &Tensor, target: &Tensor) -> Result<Vec
             return Err(Error::shape(op, &[prediction.shape(), target.shape()], format!("{expected}, and targets [N]")));
         }
     };
-    Ok(predicted.into_iter().zip(target.to_vec::<i32>()?).collect())
+    Ok(predicted.into_iter().zip(whole(op, target)?).collect())
+}
+
+/// The right classes; floats must be whole.
+fn whole(op: &'static str, target: &Tensor) -> Result<Vec<i32>> {
+    if target.dtype().is_float()
+        && let Some(v) = target.to_vec::<f64>()?.into_iter().find(|v| v.fract() != 0.0)
+    {
+        return Err(Error::argument(op, format!("a target is {}: a class is a whole number", v as f32)));
+    }
+    target.to_vec::<i32>()
 }
 
 /// The share of rows whose class is right.
@@ -115,7 +133,7 @@ impl Metric for TopK {
         if target.dims() != [rows] {
             return Err(Error::shape("top_k", &[prediction.shape(), target.shape()], "scores [N, classes] and targets [N]"));
         }
-        let (scores, targets) = (prediction.to_vec::<f64>()?, target.to_vec::<i32>()?);
+        let (scores, targets) = (prediction.to_vec::<f64>()?, whole("top_k", target)?);
         if let Some(at) = scores.iter().position(|s| s.is_nan()) {
             let (row, class) = (at / classes, at % classes);
             return Err(Error::argument("top_k", format!("the score of row {row}, class {class} is NaN: it has no rank")));
@@ -190,10 +208,14 @@ pub struct ConfusionMatrix {
 /// What a class got: predicted and right, predicted, right.
 type Hits = (f64, f64, f64);
 
+/// The most cells of a table.
+const MOST: usize = 1 << 30;
+
 impl ConfusionMatrix {
-    /// Of so many classes, and no rows yet.
+    /// Of so many classes, at most 32,768, and no rows yet.
     pub fn new(classes: usize) -> ConfusionMatrix {
-        ConfusionMatrix { classes, counts: vec![0; classes * classes] }
+        let cells = classes.checked_mul(classes).filter(|&n| n <= MOST);
+        ConfusionMatrix { classes, counts: vec![0; cells.unwrap_or(0)] }
     }
 
     /// Takes in a batch: scores `[N, classes]` or classes `[N]`, and the right classes `[N]`.
@@ -201,6 +223,9 @@ impl ConfusionMatrix {
     /// # Errors
     /// Other shapes; `Error::Index` for a class out of range; what reading the tensors can give.
     pub fn update(&mut self, prediction: &Tensor, target: &Tensor) -> Result<()> {
+        if self.counts.len() / self.classes.max(1) != self.classes {
+            return Err(Error::argument("confusion_matrix", format!("{} classes: a table of at most 32768 is made", self.classes)));
+        }
         let pairs = classes("confusion_matrix", prediction, target)?;
         let wrong = pairs.iter().flat_map(|p| [p.0, p.1]).find(|&c| usize::try_from(c).map_or(true, |c| c >= self.classes));
         if let Some(class) = wrong {
@@ -221,7 +246,8 @@ impl ConfusionMatrix {
     }
 
     fn hits(&self) -> Vec<Hits> {
-        let n = self.classes;
+        // A table that was too large to be made has no rows.
+        let n = if self.counts.is_empty() { 0 } else { self.classes };
         let sum = |indices: &mut dyn Iterator<Item = usize>| indices.map(|i| self.counts[i] as f64).sum();
         let class = |c: usize| (self.counts[c * n + c] as f64, sum(&mut (0..n).map(|t| t * n + c)), sum(&mut (0..n).map(|p| c * n + p)));
         (0..n).map(class).collect()

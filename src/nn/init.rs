@@ -41,6 +41,15 @@ pub enum Fan {
     Out,
 }
 
+/// The shape of a weight, which has a fan.
+fn with_fans(op: &'static str, shape: impl Into<Shape>) -> Result<Shape> {
+    let shape = shape.into();
+    if shape.rank() < 2 {
+        return Err(Error::shape(op, &[&shape], "at least two axes, [out, in, kernel …]: fans have no meaning for fewer"));
+    }
+    Ok(shape)
+}
+
 impl Fan {
     fn of(self, shape: &[usize]) -> f64 {
         match self {
@@ -91,7 +100,7 @@ impl Gain {
 /// Uniform between `±gain · √(3 / fan)` (He et al. 2015). PyTorch's layers use `Fan::In` and `Gain::LeakyReLU(√5)`, which is `±1 / √fan_in`.
 ///
 /// # Errors
-/// A shape that memory cannot hold.
+/// A shape of rank below 2, or one that memory cannot hold.
 ///
 /// ```
 /// use fornax::{Device, nn::init::{self, Fan, Gain}};
@@ -100,7 +109,7 @@ impl Gain {
 /// # Ok::<(), fornax::Error>(())
 /// ```
 pub fn kaiming_uniform(shape: impl Into<Shape>, fan: Fan, gain: Gain, options: impl Into<Options>) -> Result<Tensor> {
-    let shape = shape.into();
+    let shape = with_fans("kaiming_uniform", shape)?;
     let bound = gain.value() * (3.0 / fan.of(&shape)).sqrt();
     Tensor::try_uniform(shape, -bound, bound, options)
 }
@@ -108,7 +117,7 @@ pub fn kaiming_uniform(shape: impl Into<Shape>, fan: Fan, gain: Gain, options: i
 /// Normal with mean 0 and deviation `gain / √fan` (He et al. 2015).
 ///
 /// # Errors
-/// A shape that memory cannot hold.
+/// A shape of rank below 2, or one that memory cannot hold.
 ///
 /// ```
 /// use fornax::{Device, nn::init::{self, Fan, Gain}};
@@ -117,7 +126,7 @@ pub fn kaiming_uniform(shape: impl Into<Shape>, fan: Fan, gain: Gain, options: i
 /// # Ok::<(), fornax::Error>(())
 /// ```
 pub fn kaiming_normal(shape: impl Into<Shape>, fan: Fan, gain: Gain, options: impl Into<Options>) -> Result<Tensor> {
-    let shape = shape.into();
+    let shape = with_fans("kaiming_normal", shape)?;
     let std = gain.value() / fan.of(&shape).sqrt();
     Tensor::try_normal(shape, 0.0, std, options)
 }
@@ -125,7 +134,7 @@ pub fn kaiming_normal(shape: impl Into<Shape>, fan: Fan, gain: Gain, options: im
 /// Uniform between `±gain · √(6 / (fan_in + fan_out))` (Glorot and Bengio 2010).
 ///
 /// # Errors
-/// A shape that memory cannot hold.
+/// A shape of rank below 2, or one that memory cannot hold.
 ///
 /// ```
 /// use fornax::{Device, nn::init::{self, Gain}};
@@ -134,7 +143,7 @@ pub fn kaiming_normal(shape: impl Into<Shape>, fan: Fan, gain: Gain, options: im
 /// # Ok::<(), fornax::Error>(())
 /// ```
 pub fn xavier_uniform(shape: impl Into<Shape>, gain: Gain, options: impl Into<Options>) -> Result<Tensor> {
-    let shape = shape.into();
+    let shape = with_fans("xavier_uniform", shape)?;
     let bound = gain.value() * (6.0 / (Fan::In.of(&shape) + Fan::Out.of(&shape))).sqrt();
     Tensor::try_uniform(shape, -bound, bound, options)
 }
@@ -142,7 +151,7 @@ pub fn xavier_uniform(shape: impl Into<Shape>, gain: Gain, options: impl Into<Op
 /// Normal with mean 0 and deviation `gain · √(2 / (fan_in + fan_out))` (Glorot and Bengio 2010).
 ///
 /// # Errors
-/// A shape that memory cannot hold.
+/// A shape of rank below 2, or one that memory cannot hold.
 ///
 /// ```
 /// use fornax::{Device, nn::init::{self, Gain}};
@@ -151,7 +160,7 @@ pub fn xavier_uniform(shape: impl Into<Shape>, gain: Gain, options: impl Into<Op
 /// # Ok::<(), fornax::Error>(())
 /// ```
 pub fn xavier_normal(shape: impl Into<Shape>, gain: Gain, options: impl Into<Options>) -> Result<Tensor> {
-    let shape = shape.into();
+    let shape = with_fans("xavier_normal", shape)?;
     let std = gain.value() * (2.0 / (Fan::In.of(&shape) + Fan::Out.of(&shape))).sqrt();
     Tensor::try_normal(shape, 0.0, std, options)
 }

@@ -6,7 +6,7 @@ use crate::{Error, Options, Result, Tensor};
 
 macro_rules! layers {
     ($($name:ident, $rank:literal, $layout:literal, $dims:literal;)*) => { $(
-        #[doc = concat!("Instance normalisation of ", $layout, ": each channel of each sample is normalised over its positions")]
+        #[doc = concat!("Instance normalisation of ", $layout, " (or of one sample without its N): each channel of each sample is normalised over its positions")]
         /// (Ulyanov et al. 2016), `y = (x − mean) / √(var + eps) · weight + bias`, with the biased variance. By default without weight, bias and
         /// running statistics.
         ///
@@ -82,6 +82,10 @@ macro_rules! layers {
             fn forward(&self, x: &Tensor) -> Result<Tensor> {
                 let op = stringify!($name);
                 let c = self.channels;
+                if x.rank() + 1 == $rank && x.dims()[0] == c {
+                    // One sample without an axis of its own.
+                    return self.forward(&x.try_unsqueeze(0)?)?.try_squeeze(0);
+                }
                 if x.rank() != $rank || x.dims()[1] != c {
                     return Err(Error::shape(op, &[x.shape()], format!("an input {} with C = {c}", $layout)));
                 }

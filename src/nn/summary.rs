@@ -119,7 +119,8 @@ impl Summary {
         let mut runs: Vec<Run<'_>> = Vec::new();
         for n in noted {
             let of_parameters = |seq: &u64| by_node.get(seq).copied();
-            let owner = n.inputs.iter().find_map(of_parameters);
+            // All that a model of one module does is that module's.
+            let owner = n.inputs.iter().find_map(of_parameters).or((owners.len() == 1).then_some(0));
             if owner.is_some() && n.inputs.iter().all(|seq| by_node.contains_key(seq)) {
                 // Made of parameters alone: a transposed weight, say.
                 by_node.extend(owner.map(|o| (n.seq, o)));
@@ -158,7 +159,20 @@ impl Summary {
             runs[0].ops.extend(last);
         }
         for Run { owner, ops } in runs {
-            let Some(last) = ops.last() else { continue };
+            if owner.is_none() {
+                let parts = pieces(&ops);
+                if parts.len() > 1 && parts.len() <= 4 {
+                    parts.into_iter().for_each(|ops| self.line(None, &ops, &mut owners));
+                    continue;
+                }
+            }
+            self.line(owner, &ops, &mut owners);
+        }
+    }
+
+    /// A line for ops in a row.
+    fn line(&mut self, owner: Option<usize>, ops: &[&Noted], owners: &mut [Owner]) {
+        if let Some(last) = ops.last() {
             let multiply_adds = ops.iter().map(|n| n.flops).sum::<u64>() / 2;
             self.multiply_adds += multiply_adds;
             self.activation_bytes += ops.iter().filter(|n| !n.is_view).map(|n| n.bytes).sum::<usize>();
@@ -168,11 +182,41 @@ impl Summary {
                     let parameters = std::mem::take(&mut owners[i].parameters);
                     LayerSummary { path: owners[i].path.clone(), kind: owners[i].kind.to_string(), output, parameters, multiply_adds }
                 }
-                None => LayerSummary { path: String::new(), kind: names(&ops), output, parameters: 0, multiply_adds },
+                None => LayerSummary { path: String::new(), kind: names(ops), output, parameters: 0, multiply_adds },
             };
             self.layers.push(line);
         }
     }
+}
+
+/// The ops between layers one by one: repetitions together, views with what follows them, and by themselves at the end.
+fn pieces<'n>(ops: &[&'n Noted]) -> Vec<Vec<&'n Noted>> {
+    let mut parts: Vec<Vec<&'n Noted>> = Vec::new();
+    let mut views: Vec<&'n Noted> = Vec::new();
+    for &n in ops {
+        if n.is_view {
+            views.push(n);
+            continue;
+        }
+        let again = parts.last().is_some_and(|p| p.last().is_some_and(|before| before.op == n.op));
+        match parts.last_mut() {
+            Some(part) if again => part.append(&mut views),
+            _ => parts.push(std::mem::take(&mut views)),
+        }
+        if let Some(part) = parts.last_mut() {
+            part.push(n);
+        }
+    }
+    // The last view may be a layer, a flattening; those before it are the last op's own.
+    if let (Some(last), Some(part)) = (views.pop(), parts.last_mut()) {
+        part.append(&mut views);
+        if part.last().is_some_and(|before| before.shape == last.shape) {
+            part.push(last);
+        } else {
+            parts.push(vec![last]);
+        }
+    }
+    parts
 }
 
 /// The names of ops in a row, views left out where there are others; the middle of a long list is left out.

@@ -147,7 +147,10 @@ multiversion! {
             add.apply(s, b, h, i + r, j);
             let new = m[r].or_larger(largest(s));
             if new == T::NEG_INF {
-                // No key yet.
+                // No key yet; or scores of which none is a number.
+                if let Some(&nan) = s.iter().find(|v| v.wide().is_nan()) {
+                    sum[r] = nan;
+                }
                 s.fill(T::ZERO);
                 continue;
             }
@@ -167,7 +170,7 @@ multiversion! {
     fn finish[T: Real](out: &mut [T], lse: &mut [T], m: &[T], sum: &[T]) {
         let width = out.len() / m.len();
         for r in 0..m.len() {
-            let empty = m[r] == T::NEG_INF;
+            let empty = m[r] == T::NEG_INF && !sum[r].wide().is_nan();
             lse[r] = if empty { -T::NEG_INF } else { m[r] + sum[r].ln() };
             let scale = if empty { T::ZERO } else { T::ONE / sum[r] };
             out[r * width..(r + 1) * width].iter_mut().for_each(|v| *v *= scale);

@@ -100,7 +100,10 @@ impl Tensor {
         if groups == 0 || !c.is_multiple_of(groups) {
             return Err(Error::argument(op, format!("{groups} groups do not divide {c} channels")));
         }
-        let inner = self.dims()[2..].iter().product();
+        let inner: usize = self.dims()[2..].iter().product();
+        if self.numel() > 0 && self.numel() == groups {
+            return Err(Error::shape(op, &[self.shape()], format!("more than one value in each of {groups} groups: one has no variance")));
+        }
         check_affine(op, &Shape::from(c), weight, bias)?;
         apply(op, self, Norm { rms: false, groups, channels: c / groups, inner, ..Norm::new(weight, bias, eps) }, weight, bias)
     }

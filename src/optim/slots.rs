@@ -65,6 +65,9 @@ impl Slots {
     }
 
     pub fn check(&self, groups: &[(&Base, &dyn Rule)]) -> Result<()> {
+        if self.slots.is_empty() {
+            return Err(Error::argument(groups[0].1.name(), "no parameters: give it those of the model, as model.parameters()"));
+        }
         for (base, rule) in groups {
             super::check_settings(rule.name(), &[("lr", base.lr, 0.0, f64::INFINITY)])?;
             rule.check()?;

@@ -272,6 +272,11 @@ impl TextGenerator {
                 }
             }
         }
+        let rest = decoder.finish()?;
+        if !rest.is_empty() {
+            piece(&rest);
+            text += &rest;
+        }
         Ok(text)
     }
 

@@ -64,7 +64,9 @@ impl Pooling {
             Pooling::Last => match &real {
                 None => states.try_select(1, -1),
                 Some(m) => {
-                    let last = m.try_cast(DType::I32)?.try_sum(1)?.try_sub(1)?.try_clamp(0, i32::MAX)?;
+                    // The largest place that is none of padding, whichever side that is on.
+                    let places = Tensor::try_arange(0, t as i64, 1, (DType::I32, m.device()))?.try_reshape([1, t, 1])?;
+                    let last = m.try_where(places, 0)?.try_max(1)?;
                     states.try_gather(1, &last.try_reshape([b, 1, 1])?.try_expand([b, 1, w])?)?.try_squeeze(1)
                 }
             },

@@ -5,6 +5,7 @@ use super::chat::Templates;
 use crate::generate::Stop;
 use crate::transformers::{Config, Tokens, integer};
 use crate::{Device, Error, Result, Tensor};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokenizers as hf;
@@ -65,6 +66,12 @@ fn wrong(e: hf::Error) -> Error {
     Error::argument("Tokenizer", e.to_string())
 }
 
+/// What the crate returns; where it panics over a file that contradicts itself, an error.
+fn guarded<T>(f: impl FnOnce() -> hf::Result<T>) -> Result<T> {
+    let panicked = |_| Err("the tokenizer's file contradicts itself: a token that it names is not in its vocabulary, for instance".into());
+    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(panicked).map_err(wrong)
+}
+
 impl Tokenizer {
     /// Opens a `tokenizer.json`, or the folder that has one; `tokenizer_config.json` and `special_tokens_map.json` beside it give the padding, the longest
     /// text and the chat template, unless `chat_template.jinja` has it.
@@ -75,7 +82,7 @@ impl Tokenizer {
         let path = path.as_ref();
         let file: PathBuf = if path.is_dir() { path.join("tokenizer.json") } else { path.to_path_buf() };
         let bytes = std::fs::read(&file).map_err(|e| Error::io(&file, e))?;
-        let inner = hf::Tokenizer::from_bytes(&bytes).map_err(|e| Error::format(&file, e.to_string()))?;
+        let inner = guarded(|| hf::Tokenizer::from_bytes(&bytes)).map_err(|e| Error::format(&file, e.to_string()))?;
         let mut tokenizer = Tokenizer::wrap(inner)?;
         let folder = file.parent().unwrap_or(Path::new("."));
         let config = folder.join("tokenizer_config.json");
@@ -173,7 +180,7 @@ impl Tokenizer {
     /// # Errors
     /// A text that the tokenizer cannot take apart.
     pub fn encode(&self, text: &str) -> Result<Encoding> {
-        Ok(Encoding::new(&self.inner.encode(text, true).map_err(wrong)?))
+        Ok(Encoding::new(&guarded(|| self.inner.encode(text, true))?))
     }
 
     /// The tokens of a text alone: for what a chat template made, which has the others already.
@@ -181,7 +188,7 @@ impl Tokenizer {
     /// # Errors
     /// As [`encode`](Tokenizer::encode).
     pub fn encode_plain(&self, text: &str) -> Result<Encoding> {
-        Ok(Encoding::new(&self.inner.encode(text, false).map_err(wrong)?))
+        Ok(Encoding::new(&guarded(|| self.inner.encode(text, false))?))
     }
 
     /// The tokens of a pair of texts: question and context, premise and hypothesis.
@@ -189,7 +196,7 @@ impl Tokenizer {
     /// # Errors
     /// As [`encode`](Tokenizer::encode).
     pub fn encode_pair(&self, first: &str, second: &str) -> Result<Encoding> {
-        Ok(Encoding::new(&self.inner.encode((first, second), true).map_err(wrong)?))
+        Ok(Encoding::new(&guarded(|| self.inner.encode((first, second), true))?))
     }
 
     /// A pair whose second text is read in overlapping pieces, each with the first before it.
@@ -203,7 +210,7 @@ impl Tokenizer {
         let strategy = hf::TruncationStrategy::OnlySecond;
         let params = hf::TruncationParams { max_length: length, strategy, stride: (length - head) / 3, ..hf::TruncationParams::default() };
         inner.with_truncation(Some(params)).map_err(wrong)?;
-        let found = inner.encode((first, second), true).map_err(wrong)?;
+        let found = guarded(|| inner.encode((first, second), true))?;
         Ok([&found].into_iter().chain(found.get_overflowing()).map(Encoding::new).collect())
     }
 
@@ -212,7 +219,7 @@ impl Tokenizer {
     /// # Errors
     /// As [`encode`](Tokenizer::encode).
     pub fn encode_batch(&self, texts: &[&str]) -> Result<Vec<Encoding>> {
-        let found = self.inner.encode_batch(texts.to_vec(), true).map_err(wrong)?;
+        let found = guarded(|| self.inner.encode_batch(texts.to_vec(), true))?;
         Ok(found.iter().map(Encoding::new).collect())
     }
 
@@ -258,7 +265,7 @@ impl Tokenizer {
 
     /// A decoder for tokens that come one by one: it gives text as soon as whole characters are there.
     pub fn stream(&self) -> TextStream<'_> {
-        TextStream(self.inner.decode_stream(true))
+        TextStream { decoder: self.inner.decode_stream(true), tokenizer: self, ids: Vec::new(), given: 0 }
     }
 
     /// Saves it as `tokenizer.json`.
@@ -281,7 +288,13 @@ type Decoder<'a> =
     hf::DecodeStream<'a, hf::ModelWrapper, hf::NormalizerWrapper, hf::PreTokenizerWrapper, hf::PostProcessorWrapper, hf::DecoderWrapper>;
 
 /// Tokens to text, one by one; made by [`Tokenizer::stream`].
-pub struct TextStream<'a>(Decoder<'a>);
+pub struct TextStream<'a> {
+    decoder: Decoder<'a>,
+    tokenizer: &'a Tokenizer,
+    /// All tokens, and the bytes of text that were given for them.
+    ids: Vec<u32>,
+    given: usize,
+}
 
 impl TextStream<'_> {
     /// The text that became whole with this token; empty where characters are still incomplete.
@@ -289,7 +302,19 @@ impl TextStream<'_> {
     /// # Errors
     /// A token that the decoder cannot join.
     pub fn push(&mut self, id: u32) -> Result<String> {
-        Ok(self.0.step(id).map_err(wrong)?.unwrap_or_default())
+        let text = self.decoder.step(id).map_err(wrong)?.unwrap_or_default();
+        self.ids.push(id);
+        self.given += text.len();
+        Ok(text)
+    }
+
+    /// What is left at the end: characters that were cut off in their middle, as [`Tokenizer::decode`] shows them.
+    ///
+    /// # Errors
+    /// As [`push`](TextStream::push).
+    pub fn finish(self) -> Result<String> {
+        let whole = self.tokenizer.decode(&self.ids)?;
+        Ok(whole.get(self.given..).unwrap_or_default().to_string())
     }
 }
 

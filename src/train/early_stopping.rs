@@ -68,7 +68,7 @@ impl EarlyStopping {
         EarlyStopping {
             monitor: monitor.to_string(),
             goal: Goal::Min,
-            patience: 10,
+            patience: 3,
             min_delta: 0.0,
             restore_best: false,
             best: f64::NAN,
@@ -175,7 +175,7 @@ impl EarlyStopping {
     }
 
     fn is_over(&self) -> bool {
-        self.updates > 0 && self.waited >= self.patience
+        self.updates > 0 && self.waited >= self.patience.max(1)
     }
 
     fn reason(&self) -> String {

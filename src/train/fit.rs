@@ -2,6 +2,7 @@
 
 use super::callback::State;
 use super::checkpoint::{json_number, number_from};
+use super::modes::evaluates;
 use super::progress::Progress;
 use super::step::{Late, LateStep, Queue, Step};
 use super::trainer::{Ended, Per, Report, distinct, fresh, log_metrics, no_output};
@@ -57,7 +58,9 @@ impl<M, L: Loader, S: Into<Step>, F: FnMut(&M, L::Batch) -> Result<S>> Source fo
         self.waited += start.elapsed();
         batch.map(|batch| {
             let batch = batch?;
-            Ok(cast(self.autocast, || (self.step)(self.model, batch))?.into())
+            let rows = self.epoch.as_ref().and_then(|e| e.rows());
+            let step: Step = cast(self.autocast, || (self.step)(self.model, batch))?.into();
+            Ok(step.or_rows(rows))
         })
     }
 
@@ -155,6 +158,10 @@ impl<'a> Core<'a> {
         self.late.clear();
         self.state.stop = None;
         distinct(&self.metrics)?;
+        if evaluates(self.model) {
+            self.progress.print("the model was in evaluation mode: it is trained in training mode");
+            self.model.set_training(true);
+        }
         let ended = self.run(source);
         self.progress.finish();
         let ended = ended?;

@@ -2,6 +2,17 @@
 
 use crate::nn::{Item, Module, Walk};
 
+/// Whether a model has layers with a mode, and all are in evaluation mode.
+pub(crate) fn evaluates(model: &dyn Module) -> bool {
+    let (mut some, mut trains) = (false, false);
+    model.walk(&mut Walk::new(&mut |_, item| {
+        if let Item::Mode(m) = item {
+            (some, trains) = (true, trains || m.is_training());
+        }
+    }));
+    some && !trains
+}
+
 /// A model in evaluation mode; when this is dropped, each layer is in the mode that it was in before.
 pub(crate) struct Modes<'m, M: Module + ?Sized> {
     model: &'m M,

@@ -33,7 +33,7 @@ impl Step {
     }
 
     /// How many rows the batch has: the weight of its values in the means of the epoch, and what the throughput counts. Unless it is said, it is
-    /// that of the output, or else 1.
+    /// that of the output, or else the loader's.
     pub fn rows(mut self, rows: usize) -> Step {
         self.rows = Some(rows);
         self
@@ -48,6 +48,14 @@ impl Step {
     /// What the model predicted and what would have been right, for the metrics.
     pub fn output(mut self, prediction: &Tensor, target: &Tensor) -> Step {
         self.output = Some((prediction.detach(), target.clone()));
+        self
+    }
+
+    /// With what the loader knows of the batch, where neither the rows nor an output were given.
+    pub(super) fn or_rows(mut self, rows: Option<usize>) -> Step {
+        if self.output.is_none() {
+            self.rows = self.rows.or(rows);
+        }
         self
     }
 

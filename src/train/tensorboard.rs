@@ -304,6 +304,8 @@ impl Callback for TensorBoard {
             for (name, value) in logs.iter() {
                 writer.scalar(&format!("step/{name}"), step, value)?;
             }
+            // Now: a training that is killed goes on from a checkpoint behind this step, and never logs it again.
+            writer.flush()?;
         }
         Ok(())
     }

@@ -90,8 +90,8 @@ pub struct Report {
 }
 
 impl<'a, M: Module> Trainer<'a, M> {
-    /// A trainer of this model with this optimizer, for one epoch. The model is trained in the mode that its layers are in: training mode, unless
-    /// some were set otherwise.
+    /// A trainer of this model with this optimizer, for one epoch. Layers are trained in the mode that they are in, so that some can stay in evaluation
+    /// mode; a model of which all are, as one that was loaded from a checkpoint or just evaluated, is put in training mode, with a notice.
     pub fn new(model: &'a M, optimizer: impl Optimizer + 'a) -> Trainer<'a, M> {
         Trainer { model, core: Core::new(model, Box::new(optimizer)) }
     }
@@ -405,10 +405,15 @@ where
         }
     };
     let mut before: Option<Late> = None;
-    for (i, batch) in loader.start(0, None)?.enumerate() {
-        let step: Step = step(model, batch?)?.into();
+    let (mut epoch, mut count) = (loader.start(0, None)?, 0);
+    while let Some(batch) = epoch.next() {
+        let batch = batch?;
+        let rows = epoch.rows();
+        let step: Step = step(model, batch)?.into();
+        let step = step.or_rows(rows);
         step.check()?;
-        let now = Late::start(step, i + 1);
+        count += 1;
+        let now = Late::start(step, count);
         if let Some(late) = before.replace(now) {
             take(late)?;
         }

@@ -309,6 +309,26 @@ impl<'a> Step<'a> {
         Tensor::try_arange(0, self.keys as i64, 1, (DType::I32, self.device))
     }
 
+    /// The positions of the keys, each within its text, `[1 or B, keys]`.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn key_positions(&self) -> Result<Tensor> {
+        let places = self.places()?.try_unsqueeze(0)?;
+        match (&self.cache, &self.positions, &self.valid) {
+            (Some(c), ..) => match &c.pads {
+                Some(pads) => places.try_lt(c.prefix)?.try_where(&places, places.try_sub(pads)?.try_clamp(0, i32::MAX)?),
+                None => Ok(places),
+            },
+            (None, Some(p), _) if p.dims()[1] == self.keys => Ok(p.clone()),
+            (None, None, Some(v)) if v.dims()[1..] == [1, 1, self.keys] => {
+                let real = v.try_cast(DType::I32)?.try_reshape([v.dims()[0], self.keys])?;
+                real.try_cumsum(1)?.try_sub(1)?.try_clamp(0, i32::MAX)
+            }
+            _ => Ok(places),
+        }
+    }
+
     /// What a token may look at, besides what the causal rule hides: the same for all layers of one window.
     fn mask(&mut self, window: Option<usize>, ring: Option<usize>) -> Result<Option<Tensor>> {
         let Some(w) = window.filter(|&w| w < self.start + self.len || ring.is_some()) else { return Ok(self.valid.clone()) };
@@ -430,4 +450,27 @@ pub(super) fn merged(x: &Tensor) -> Result<Tensor> {
         return Err(Error::shape("attention", &[x.shape()], "heads [B, H, T, D]"));
     };
     x.try_transpose(1, 2)?.try_reshape([b, t, h * d])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As transformers' `(attention_mask.cumsum(-1) - 1) * attention_mask` gives them where they count.
+    #[test]
+    fn positions_of_keys_begin_with_the_text() -> Result<()> {
+        let cpu = Device::cpu();
+        let mut cache = KvCache::padded(&[0, 2], cpu)?;
+        let step = Step::new(4, None, Some(&mut cache), cpu)?;
+        let positions = step.key_positions()?;
+        assert_eq!(positions.dims(), [2, FIRST]);
+        let rows = positions.to_vec::<i32>()?;
+        assert_eq!((&rows[..4], &rows[FIRST..FIRST + 5]), (&[0, 1, 2, 3][..], &[0, 0, 0, 1, 2][..]));
+        let packed = Step::packed(&Tensor::from_slice(&[1i32, 1, 1, 2, 2, 0], [1, 6], cpu)?)?;
+        assert_eq!(packed.key_positions()?.to_vec::<i32>()?, [0, 1, 2, 0, 1, 0]);
+        let mask = Tensor::from_slice(&[0i32, 1, 1], [1, 1, 1, 3], cpu)?.try_ne(0)?;
+        assert_eq!(Step::new(3, Some(mask), None, cpu)?.key_positions()?.to_vec::<i32>()?, [0, 0, 1]);
+        assert_eq!(Step::new(3, None, None, cpu)?.key_positions()?.to_vec::<i32>()?, [0, 1, 2]);
+        Ok(())
+    }
 }

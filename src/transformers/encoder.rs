@@ -263,6 +263,10 @@ impl Encoder {
         config.head_width(width, heads)?;
         let padding = config.tokens("pad_token_id")?.first().map_or(usize::from(family == EncoderFamily::Roberta), |&p| p as usize);
         let positions = config.size("max_position_embeddings", 512, CONTEXT)?;
+        if family == EncoderFamily::Roberta && padding + 1 >= positions {
+            return Err(config
+                .error(format!("pad_token_id is {padding}, and positions begin after it: max_position_embeddings is only {positions}")));
+        }
         // RoBERTa's first position is that after the padding's index.
         let context = if family == EncoderFamily::Roberta { positions.saturating_sub(padding + 1) } else { positions };
         let shape = EncoderShape {

@@ -147,13 +147,14 @@ impl Falcon {
         Ok([q?.try_transpose(1, 2)?, k?.try_transpose(1, 2)?, v?.try_transpose(1, 2)?])
     }
 
-    /// Attention with linear biases (Press et al., 2021): a head's slope times the place of the key, scaled as the scores are. Slopes and products are
+    /// Attention with linear biases (Press et al., 2021): a head's slope times the position of the key, scaled as the scores are. Slopes and products are
     /// rounded to bf16, as the published models were trained.
     fn alibi(&self, step: &Step<'_>, like: &Tensor) -> Result<Tensor> {
         let o = (DType::BF16, step.device);
         let slopes: Vec<f32> = slopes(self.heads).into_iter().map(|s| s as f32).collect();
         let slopes = Tensor::from_vec(slopes, [1, self.heads, 1, 1], step.device)?.try_cast(o.0)?;
-        let product = slopes.try_mul(step.places()?.try_cast(o.0)?.try_reshape([1, 1, 1, step.keys])?)?;
+        let positions = step.key_positions()?;
+        let product = slopes.try_mul(positions.try_cast(o.0)?.try_reshape([positions.dims()[0], 1, 1, step.keys])?)?;
         let head = self.shape.width / self.heads;
         product.try_cast(like.dtype())?.try_mul(1.0 / (head as f64).sqrt())
     }

@@ -48,6 +48,7 @@ mod readers;
 mod reads;
 mod registry;
 mod regressions;
+mod regressions_kit;
 #[cfg(feature = "wgpu")]
 mod shaders;
 mod snapshots;

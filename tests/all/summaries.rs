@@ -32,7 +32,7 @@ fn layers_have_shapes_parameters_and_multiply_adds() -> Result<()> {
         assert_eq!(order, ["conv", "norm", "head"]);
         // What has no parameters stands between, under the names of its ops.
         let between: Vec<&str> = summary.layers.iter().filter(|l| l.path.is_empty()).map(|l| l.kind.as_str()).collect();
-        assert!(between.iter().any(|ops| ops.contains("relu") && ops.contains("pool")), "{summary}");
+        assert!(between.contains(&"relu") && between.iter().any(|op| op.contains("pool")), "{summary}");
         assert_eq!(summary.parameters, model.num_params());
         assert_eq!(summary.multiply_adds, conv.multiply_adds + head.multiply_adds);
         // f32 parameters and the two running statistics.

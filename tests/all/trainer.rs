@@ -559,7 +559,7 @@ fn streams_train_and_resume_too() -> Result<()> {
         Ok((model.weight.value().item()?, report))
     };
     let (straight, report) = train("straight", None)?;
-    assert_eq!((report.steps, report.rows), (15, 15));
+    assert_eq!((report.steps, report.rows), (15, 60));
     assert_eq!(train("stopped", Some(8))?.1.steps, 8);
     assert_eq!(train("stopped", None)?.0, straight);
     Ok(())

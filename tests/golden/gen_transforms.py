@@ -38,11 +38,11 @@ case("flip_vertical", F.vertical_flip(image))
 square = image[:, 1:8, :]
 for angle in [0, 90, 180, 270, 33, -17.5]:
     for mode, text in [(Mode.NEAREST, "nearest"), (Mode.BILINEAR, "bilinear")]:
-        case(f"rotate {angle} {text}", F.rotate(image, angle, mode))
-        case(f"rotate_square {angle} {text}", F.rotate(square, angle, mode))
+        case(f"rotate {angle} {text}", F.rotate(image, angle, mode, fill=[0.0]))
+        case(f"rotate_square {angle} {text}", F.rotate(square, angle, mode, fill=[0.0]))
 for angle in [0, 90, 180, 270, 33, -17.5, 45]:
     for mode, text in [(Mode.NEAREST, "nearest"), (Mode.BILINEAR, "bilinear")]:
-        case(f"rotate_whole {angle} {text}", F.rotate(image, angle, mode, expand=True))
+        case(f"rotate_whole {angle} {text}", F.rotate(image, angle, mode, expand=True, fill=[0.0]))
 # torchvision has no cubic for tensors; for pictures it calls Pillow, which turns one plane of f32 numbers exactly.
 planes = [Image.fromarray(plane.numpy(), mode="F") for plane in image]
 for angle in [33, -17.5]:
@@ -57,7 +57,7 @@ case("rotate_fill 20 bilinear", F.rotate(image, 20, Mode.BILINEAR, fill=[0.5]))
 for angle, shift, scale, shear in [(12.0, [1, -2], 1.1, [0.0, 0.0]), (-40.0, [0, 0], 0.7, [10.0, 0.0]), (5.0, [2, 1], 1.0, [-8.0, 6.0])]:
     for mode, text in [(Mode.NEAREST, "nearest"), (Mode.BILINEAR, "bilinear")]:
         args = f"{angle} {shift[0]} {shift[1]} {scale} {shear[0]} {shear[1]}"
-        case(f"affine {args} {text}", F.affine(image, angle, shift, scale, shear, mode))
+        case(f"affine {args} {text}", F.affine(image, angle, shift, scale, shear, mode, fill=[0.0]))
 for factor in [0.0, 0.4, 1.0, 1.7]:
     case(f"brightness {factor}", F.adjust_brightness(image, factor))
     case(f"contrast {factor}", F.adjust_contrast(image, factor))

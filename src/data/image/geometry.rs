@@ -264,8 +264,8 @@ impl Image {
                     covered += weight;
                 }
             }
-            // torchvision multiplies by the cover once more at the edges; with nothing to fill in both are the plain sum.
-            if fill == 0.0 { sum } else { (sum - fill) * covered + fill }
+            // torchvision multiplies by the cover once more at the edges.
+            (sum - fill) * covered + fill
         })
     }
 }

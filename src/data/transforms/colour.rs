@@ -194,7 +194,7 @@ impl Transform for RandomErasing {
             return Ok(image);
         }
         let ratio = (1.0 / self.ratio.1, 1.0 / self.ratio.0);
-        Ok(match rectangle(&image, self.scale, ratio, rng) {
+        Ok(match rectangle(&image, self.scale, ratio, false, rng) {
             Some((top, left, height, width)) => image.erase(top, left, height, width, self.value),
             None => image,
         })

@@ -229,7 +229,7 @@ impl RandomResizedCrop {
 impl Transform for RandomResizedCrop {
     fn apply(&self, image: Image, rng: &mut Rng) -> Result<Image> {
         let (h, w) = (image.height(), image.width());
-        let (top, left, height, width) = rectangle(&image, self.scale, self.ratio, rng).unwrap_or_else(|| {
+        let (top, left, height, width) = rectangle(&image, self.scale, self.ratio, true, rng).unwrap_or_else(|| {
             // The largest part in the middle whose ratio is allowed.
             let shape = w as f64 / h as f64;
             let height = if shape < self.ratio.0 { ((w as f64 / self.ratio.0).round() as usize).clamp(1, h) } else { h };

@@ -100,7 +100,7 @@ impl<T: Transform> Transform for RandomApply<T> {
 
 /// The size and place of a random rectangle in an image: an area drawn from `scale` (parts of the image's), a ratio of `sides` drawn from `ratio` on a
 /// logarithmic scale; ten tries to fit it. Rows first.
-fn rectangle(image: &Image, scale: (f64, f64), ratio: (f64, f64), rng: &mut Rng) -> Option<(usize, usize, usize, usize)> {
+fn rectangle(image: &Image, scale: (f64, f64), ratio: (f64, f64), whole: bool, rng: &mut Rng) -> Option<(usize, usize, usize, usize)> {
     let (h, w) = (image.height(), image.width());
     for _ in 0..10 {
         let area = (h * w) as f64 * rng.uniform(scale.0, scale.1);
@@ -108,7 +108,8 @@ fn rectangle(image: &Image, scale: (f64, f64), ratio: (f64, f64), rng: &mut Rng)
         let ratio = rng.uniform(ratio.0.ln(), ratio.1.ln()).exp();
         let width = (area * ratio).sqrt().round_ties_even() as usize;
         let height = (area / ratio).sqrt().round_ties_even() as usize;
-        if (1..=w).contains(&width) && (1..=h).contains(&height) {
+        let less = usize::from(!whole);
+        if (1..=w - less).contains(&width) && (1..=h - less).contains(&height) {
             return Some((rng.below(h - height + 1), rng.below(w - width + 1), height, width));
         }
     }

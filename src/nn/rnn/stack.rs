@@ -89,7 +89,8 @@ impl Kind {
     ) -> Result<(Tensor, State)> {
         let steps = from_input.dims()[0];
         if let (Kind::Lstm, None, Some(c), false) = (self, mask, &first.c, weight.device().is_gpu()) {
-            let (y, c) = from_input.try_lstm(weight, &first.h, c, reverse)?;
+            // Under autocast the product of the input comes in half precision.
+            let (y, c) = from_input.try_cast(weight.dtype())?.try_lstm(weight, &first.h, c, reverse)?;
             let last = if reverse { 0 } else { -1 };
             let state = State { h: y.try_select(0, last)?, c: Some(c.try_select(0, last)?) };
             return Ok((y, state));
