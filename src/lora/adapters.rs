@@ -275,11 +275,12 @@ impl Adapters {
     /// # Errors
     /// No adapter of a name; merged adapters; two adapters with values of their own for the same parameter of the base (a bias, a saved module).
     pub fn set_active(&self, names: &[&str]) -> Result<()> {
-        let mut seen = HashMap::new();
+        let (mut seen, mut paths) = (HashMap::new(), HashMap::new());
         for name in names {
             let ids: Vec<_> = self.with(name, |a| a.swaps.iter().map(|s| (s.param.id(), s.path.clone())).collect())?;
             for (id, path) in ids {
-                if let Some(other) = seen.insert(id, *name) {
+                // The copies of a tied weight are not the same parameter, but stand in the same place.
+                if let Some(other) = seen.insert(id, *name).or(paths.insert(path.clone(), *name)) {
                     return Err(error(format!("{other} and {name} both have a {path} of their own: only one of them can be active")));
                 }
             }
@@ -313,10 +314,15 @@ impl Adapters {
         Ok(())
     }
 
-    /// A module that an adapter has saved is the adapter's alone, as with PEFT: what is tied to its weight stays with the base's value.
+    /// A module that an adapter has saved is the adapter's alone, as with PEFT: what is tied to its weight stays with the base's value, and a tied weight that was
+    /// saved itself is the adapter's copy.
     fn untie(&self, held: &Held) {
         let swaps = || held.adapters.values().filter(|a| a.installed).flat_map(|a| &a.swaps).filter(|s| s.kind == SwapKind::Module);
         for (path, tied) in &self.layout.ties {
+            if let Some(own) = swaps().find(|s| s.path == *path) {
+                tied.set_own(Some(own.param.clone()));
+                continue;
+            }
             let kept = swaps().find(|s| s.param.id() == tied.other().id() && s.path != *path).map(|s| {
                 let param = Param::new(s.other.clone());
                 param.set_frozen(true);
@@ -402,6 +408,8 @@ impl Adapters {
         seen.extend(all.iter().map(Param::id));
         let (held, wraps) = (lock(&self.held), lock(&self.wraps));
         for (name, adapter) in &held.adapters {
+            // Copies of tied weights; all others are the base's.
+            all.extend(adapter.swaps.iter().filter(|s| seen.insert(s.param.id())).map(|s| s.param.clone()));
             for place in &adapter.places {
                 let Some(part) = wraps.get(&place.path).and_then(|w| w.part(name)) else { continue };
                 all.extend(part.params().iter().filter(|(_, p)| seen.insert(p.id())).map(|(_, p)| (*p).clone()));
@@ -415,8 +423,9 @@ impl Adapters {
     pub fn trainable(&self) -> Trainable {
         let count = |t: &Param| t.shape().numel();
         let params = self.all();
-        let copies: usize =
-            lock(&self.held).adapters.values().flat_map(|a| &a.swaps).filter(|s| s.kind == SwapKind::Module).map(|s| count(&s.param)).sum();
+        let base: HashSet<_> = self.frozen.iter().map(|(p, _)| p.id()).collect();
+        let saved = |s: &&Swap| s.kind == SwapKind::Module && base.contains(&s.param.id());
+        let copies: usize = lock(&self.held).adapters.values().flat_map(|a| &a.swaps).filter(saved).map(|s| count(&s.param)).sum();
         let packed = |p: &Place| match (&p.weight, p.kind) {
             (Weight::Packed(_), LayerKind::Linear { inputs, outputs, .. }) => inputs * outputs,
             (Weight::Packed(_), LayerKind::Embedding { count, dim }) => count * dim,

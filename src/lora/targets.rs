@@ -59,10 +59,10 @@ impl Layout {
         layout
     }
 
-    /// Every module that has parameters: each part of their paths.
+    /// Every module that has parameters, or a weight that is another's: each part of their paths.
     fn modules(&self) -> BTreeSet<&str> {
         let mut all = BTreeSet::new();
-        for (path, _) in &self.params {
+        for path in self.params.iter().map(|(path, _)| path).chain(self.ties.iter().map(|(path, _)| path)) {
             let mut rest = path.as_str();
             while let Some((module, _)) = rest.rsplit_once('.') {
                 all.insert(module);
@@ -77,22 +77,23 @@ impl Layout {
         self.modules().iter().any(|m| m.ends_with(end))
     }
 
-    /// The parameters of the modules whose path ends with one of these, each once. Not every name must be one: PEFT writes all that a head may have.
+    /// The parameters of the modules whose path ends with one of these, each once; for a weight that is another module's, a copy. Not every name must be one:
+    /// PEFT writes all that a head may have.
     pub fn to_save(&self, ends: &[String]) -> Result<Vec<(String, Param)>> {
         let modules = self.modules();
         let named = |m: &&str| ends.iter().any(|e| !e.is_empty() && m.ends_with(e.as_str()));
         let matched: Vec<&str> = modules.iter().copied().filter(named).collect();
         if matched.is_empty() && !ends.is_empty() {
-            let message = format!(
-                "modules_to_save names {}, and no module's path ends so (a head that shares the table of tokens is none); there are {}",
-                ends.join(", "),
-                list(self.ends())
-            );
+            let message =
+                format!("modules_to_save names {}, and no module's path ends so; there are {}", ends.join(", "), list(self.ends()));
             return Err(Error::argument("adapter", message));
         }
         let mut seen = HashSet::new();
         let inside = |path: &str| matched.iter().any(|m| path.strip_prefix(m).is_some_and(|rest| rest.starts_with('.')));
-        Ok(self.params.iter().filter(|(path, p)| inside(path) && seen.insert(p.id())).cloned().collect())
+        let tied = |path: &str| self.ties.iter().any(|(t, _)| t == path);
+        let params = self.params.iter().filter(|(path, p)| inside(path) && !tied(path) && seen.insert(p.id())).cloned();
+        let copies = self.ties.iter().filter(|(path, _)| inside(path)).map(|(path, t)| (path.clone(), Param::new(t.other().value())));
+        Ok(params.chain(copies).collect())
     }
 
     /// The last names of all layers.

@@ -57,7 +57,7 @@ fn next_token(logits: &Tensor, ids: &Tensor) -> Result<Tensor> {
     nn::cross_entropy(&logits.narrow(1, 0, t - 1).reshape([b * (t - 1), v]), &ids.narrow(1, 1, t - 1).reshape(b * (t - 1)))
 }
 
-const CAUSAL: [(&str, &str); 16] = [
+const CAUSAL: [(&str, &str); 18] = [
     ("llama-lora", "llama2"),
     ("llama-all-linear", "llama2"),
     ("llama-dora", "llama2"),
@@ -69,6 +69,8 @@ const CAUSAL: [(&str, &str); 16] = [
     ("qwen2-regex", "qwen2"),
     ("llama-head", "llama2"),
     ("qwen2-table", "qwen2"),
+    ("qwen2-head", "qwen2"),
+    ("qwen2-both", "qwen2"),
     ("gpt2-lora", "gpt2"),
     ("gpt2-dora", "gpt2"),
     ("falcon-lora", "falcon"),

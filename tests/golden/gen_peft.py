@@ -202,6 +202,9 @@ def main():
     causal("llama-head", "llama2", lora(target_modules=["v_proj"], modules_to_save=["lm_head"]))
     # The head is tied to the table: it stays with the old one.
     causal("qwen2-table", "qwen2", lora(target_modules=["q_proj"], modules_to_save=["embed_tokens"]))
+    # So that it has a copy of its own.
+    causal("qwen2-head", "qwen2", lora(target_modules=["q_proj"], modules_to_save=["lm_head"]))
+    causal("qwen2-both", "qwen2", lora(target_modules=["q_proj"], modules_to_save=["lm_head", "embed_tokens"]))
     causal("gpt2-lora", "gpt2", lora(target_modules=["c_attn", "mlp.c_proj"], fan_in_fan_out=True, bias="all"))
     causal("gpt2-dora", "gpt2", lora(target_modules=["c_attn", "c_fc"], fan_in_fan_out=True, use_dora=True), grads=True)
     causal("falcon-lora", "falcon", lora(target_modules=["query_key_value", "dense"]))
