@@ -420,6 +420,12 @@ impl Table {
     }
 }
 
+/// A row in f32, or the first number that is too large for that, with its place.
+fn narrow(row: &[f64]) -> std::result::Result<Vec<f32>, (usize, f64)> {
+    let one = |(i, &v): (usize, &f64)| if (v as f32).is_infinite() { Err((i, v)) } else { Ok(v as f32) };
+    row.iter().enumerate().map(one).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -494,10 +500,4 @@ mod tests {
         assert!(Csv::new().text(&["x"]).stream("t").is_err());
         Ok(())
     }
-}
-
-/// A row in f32, or the first number that is too large for that, with its place.
-fn narrow(row: &[f64]) -> std::result::Result<Vec<f32>, (usize, f64)> {
-    let one = |(i, &v): (usize, &f64)| if (v as f32).is_infinite() { Err((i, v)) } else { Ok(v as f32) };
-    row.iter().enumerate().map(one).collect()
 }
