@@ -18,6 +18,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// Whether a tensor of floats holds numbers alone.
+pub(crate) fn is_finite(t: &Tensor) -> Result<bool> {
+    // x - x is 0 for every number, and NaN for infinities and NaN.
+    Ok(!crate::no_grad(|| t.try_sub(t)?.try_isnan()?.try_any(()))?.item::<bool>()?)
+}
+
+/// Refuses a file's tensor of floats that holds anything else.
+pub(crate) fn check_finite(file: &Path, name: &str, t: &Tensor) -> Result<()> {
+    if !t.dtype().is_float() || is_finite(t)? {
+        return Ok(());
+    }
+    let message = format!("{name} holds NaN or infinite numbers: the file is damaged, or was saved after a training that diverged");
+    Err(Error::format(file, message))
+}
+
 /// Loads all tensors of a file, on the CPU. They are views of the mapped file; those that do not lie at a multiple of their
 /// element's size are copied. The file must not be changed in place while they live (saving through [`save`] is no such change).
 ///

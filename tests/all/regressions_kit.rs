@@ -152,8 +152,11 @@ fn extreme_options_of_loaders_and_transforms() -> Result<()> {
     // Where α goes to 0, a share of all or nothing.
     let shares: Vec<f64> = (0..40).map(|seed| Rng::new(seed).beta(1e-9, 1e-9)).collect();
     assert!(shares.iter().all(|s| [0.0, 1.0].contains(s)) && shares.contains(&0.0) && shares.contains(&1.0));
-    // torchvision never erases a whole side.
     use transforms::Transform;
+    // More than memory holds, not an overflow.
+    let crop = transforms::RandomCrop::new(usize::MAX, 4).padding(usize::MAX / 4).pad_if_needed(true);
+    assert!(crop.apply(Image::new(1, 6, 6, vec![1.0; 36])?, &mut Rng::new(0)).is_err());
+    // torchvision never erases a whole side.
     let image = Image::new(1, 6, 6, vec![1.0; 36])?;
     let erase = transforms::RandomErasing::new(1.0).scale(1.0, 1.0).ratio(1.0, 1.0);
     assert_eq!(erase.apply(image.clone(), &mut Rng::new(0))?, image);

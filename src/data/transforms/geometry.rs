@@ -129,7 +129,7 @@ impl Transform for RandomCrop {
         let padded = |size: usize| size.saturating_add(self.padding.saturating_mul(2));
         let lacks = |size: usize, crop: usize| if self.pad_if_needed { crop.saturating_sub(padded(size)) } else { 0 };
         let (tall, wide) = (lacks(image.height(), self.height), lacks(image.width(), self.width));
-        let room = |size: usize, lack: usize, crop: usize| padded(size).saturating_add(2 * lack).checked_sub(crop);
+        let room = |size: usize, lack: usize, crop: usize| padded(size).saturating_add(lack.saturating_mul(2)).checked_sub(crop);
         let rooms = (room(image.height(), tall, self.height), room(image.width(), wide, self.width));
         let (Some(down), Some(across)) = rooms else {
             let message = format!(
@@ -142,7 +142,7 @@ impl Transform for RandomCrop {
             );
             return Err(Error::argument("RandomCrop", message));
         };
-        let (top, left) = (rng.below(down + 1) as isize, rng.below(across + 1) as isize);
+        let (top, left) = (rng.below(down.saturating_add(1)) as isize, rng.below(across.saturating_add(1)) as isize);
         let (rows, columns) = (self.padding.saturating_add(tall), self.padding.saturating_add(wide));
         if self.mode == PadMode::Constant(0.0) {
             return image.crop(top.saturating_sub_unsigned(rows), left.saturating_sub_unsigned(columns), self.height, self.width);
